@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
     from gatewise.nn import LSTM
     from gatewise.tasks.forecast import Forecaster
 

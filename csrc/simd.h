@@ -1,0 +1,99 @@
+// One vector of float32 lanes and the few operations the kernels need, the same source for every instruction set.
+//
+// A file that includes this is compiled once per instruction set, with GATEWISE_ISA naming the namespace. Everything
+// here has internal linkage: a function compiled for AVX-512 must never be the one the linker keeps for all callers.
+//
+// Floats and Ints come from the compiler's vector extensions, so + - * / and comparisons work lane by lane, and
+// `mask ? a : b` selects. fma() is one rounding on AVX2, AVX-512 and NEON, and two on the baseline.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON) && defined(GATEWISE_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace gatewise {
+namespace {
+
+// kWidth: lanes of a vector. kTileRows: batch rows whose accumulators (4 gates each) fit the registers.
+#if defined(__AVX512F__)
+constexpr std::size_t kWidth = 16;
+constexpr std::size_t kTileRows = 6;
+#elif defined(GATEWISE_WIDE)
+constexpr std::size_t kWidth = 16;
+constexpr std::size_t kTileRows = 6;
+#elif defined(__AVX2__)
+constexpr std::size_t kWidth = 8;
+constexpr std::size_t kTileRows = 3;
+#elif defined(__ARM_NEON)
+constexpr std::size_t kWidth = 4;
+constexpr std::size_t kTileRows = 6;
+#else
+constexpr std::size_t kWidth = 4;
+constexpr std::size_t kTileRows = 3;
+#endif
+
+typedef float Floats __attribute__((vector_size(kWidth * sizeof(float))));
+typedef std::int32_t Ints __attribute__((vector_size(kWidth * sizeof(std::int32_t))));
+
+inline Floats load(const float* from) {
+  Floats v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
+
+inline Floats load_some(const float* from, std::size_t lanes) {
+  Floats v = {};
+  std::memcpy(&v, from, lanes * sizeof(float));
+  return v;
+}
+
+inline void store_some(float* to, Floats v, std::size_t lanes) { std::memcpy(to, &v, lanes * sizeof(float)); }
+
+// Subtracting zero keeps every value, -0 too, so the compiler drops the subtraction.
+inline Floats broadcast(float value) { return value - Floats{}; }
+
+// a * b + c
+inline Floats fma(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(GATEWISE_WIDE)
+  Floats sum;
+  for (std::size_t half = 0; half < 2; ++half) {
+    __m256 part[3];
+    const Floats* const from[3] = {&a, &b, &c};
+    for (int i = 0; i < 3; ++i) std::memcpy(&part[i], reinterpret_cast<const char*>(from[i]) + 32 * half, 32);
+    const __m256 result = _mm256_fmadd_ps(part[0], part[1], part[2]);
+    std::memcpy(reinterpret_cast<char*>(&sum) + 32 * half, &result, 32);
+  }
+  return sum;
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__ARM_NEON) && defined(GATEWISE_NEON)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+inline Ints bits(Floats v) {
+  Ints i;
+  std::memcpy(&i, &v, sizeof i);
+  return i;
+}
+
+inline Floats from_bits(Ints i) {
+  Floats v;
+  std::memcpy(&v, &i, sizeof v);
+  return v;
+}
+
+}  // namespace
+}  // namespace gatewise

@@ -1,0 +1,210 @@
+"""The arguments of every command, and what it calls."""
+
+import json
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from gatewise.errors import InputError
+from gatewise.tasks.forecast import Settings
+
+Table = tyro.conf.Positional[str]
+
+
+@dataclass
+class Fit:
+    """Train an LSTM that forecasts the series of a table, and write a run folder.
+
+    TABLE is a long table, one row per series and time: CSV, TSV or Parquet, also gzipped, a path or a quoted glob.
+    The run folder gets the model, its settings, its score on held-out rows beside naive and seasonal naive, the
+    forecast of what comes next, and a report to open in a browser.
+
+    Examples:
+        gatewise fit data.csv --target load --time date --horizon 24
+
+        gatewise fit 'sales/*.parquet' --target units --id shop --time day --horizon 28 --future price holiday
+
+        gatewise fit data.csv --horizon 48 --config runs/data/config.toml --seed 1 --out runs/again
+    """
+
+    table: Table
+    """the table to learn from"""
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+    out: str | None = None
+    """the run folder; by default runs/ and the name of the table"""
+    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    """replace the run in the folder"""
+    config: str | None = None
+    """a TOML file of settings, such as the config.toml of a run; options given beside it win"""
+
+    def run(self) -> int:
+        """Train and write."""
+        from gatewise.cli.progress import Progress, print_scores
+        from gatewise.data import read_table
+        from gatewise.tasks.forecast.fitting import fit_model
+        from gatewise.tasks.forecast.run import check_folder, write_run
+
+        name = Path(self.table).name.split(".")[0].strip("*?[]") or "table"
+        folder = Path(self.out or f"runs/{name}")
+        check_folder(folder, force=self.force)
+        self.settings.check()
+        df = read_table(self.table)
+        with Progress() as progress:
+            model, fitted = fit_model(self.settings, df, progress)
+        interrupted = fitted.history.interrupted
+        if interrupted:
+            print(f"stopped by Ctrl-C: keeping the best model so far, of epoch {fitted.history.best}.")
+        command = f"gatewise fit {self.table} --target {self.settings.target} --horizon {self.settings.horizon}"
+        metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=command, force=self.force)
+        print_scores(metrics)
+        print(f"run folder: {folder} (open {folder / 'report.html'})")
+        if not (folder / "forecast.csv").exists():
+            print("no forecast.csv: the table has no future rows with the known-future covariates.")
+        from gatewise.cli import INTERRUPTED
+
+        return INTERRUPTED if interrupted else 0
+
+
+@dataclass
+class Predict:
+    """Forecast what comes after the end of every series of a table.
+
+    MODEL is a run folder or its model file. TABLE holds the history of the series, at least one window of each, in
+    the columns that the model was trained with.
+
+    Examples:
+        gatewise predict runs/data data.csv -o forecast.csv
+
+        gatewise predict runs/sales sales.parquet --future-table plan.csv -o forecast.parquet
+    """
+
+    model: Table
+    """a run folder or model file"""
+    table: Table
+    """the history"""
+    output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
+    """where to write, .csv or .parquet; by default CSV to standard output"""
+    future_table: str | None = None
+    """rows of the horizon with the known-future covariates, if the table does not have them"""
+
+    def run(self) -> int:
+        """Forecast and write."""
+        from gatewise.data import read_table, with_future, write_table
+        from gatewise.tasks.forecast.model import ForecastModel
+
+        model = ForecastModel.load(self.model)
+        df = read_table(self.table)
+        if self.future_table is not None:
+            df = with_future(df, read_table(self.future_table), model.columns)
+        panel, notes = model.read(df)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        forecast = model.predict(panel)
+        if self.output is None:
+            sys.stdout.write(forecast.write_csv())
+        else:
+            write_table(forecast, self.output)
+            series = f"{len(panel.ids):,} series" if len(panel.ids) > 1 else "1 series"
+            print(f"{len(forecast):,} rows for {series} in {self.output}", file=sys.stderr)
+        return 0
+
+
+@dataclass
+class Evaluate:
+    """Score a model on rows that it has not seen, beside naive and seasonal naive.
+
+    Forecasts start at every series' training cut-off and then every --stride steps, to the end of the table. With
+    --truth, exactly the rows of that table are scored, which follow the rows of TABLE.
+
+    Examples:
+        gatewise evaluate runs/data newer.csv
+
+        gatewise evaluate runs/m4 train.parquet --truth test.parquet --json scores.json
+    """
+
+    model: Table
+    """a run folder or model file"""
+    table: Table
+    """the history, and the rows to score if --truth is not given"""
+    truth: str | None = None
+    """a table of the rows to score, with the columns of TABLE"""
+    stride: int | None = None
+    """steps from one forecast to the next; by default the horizon"""
+    in_sample: tyro.conf.FlagCreatePairsOff[bool] = False
+    """score the whole table, training rows too, labelled so"""
+    json: str | None = None
+    """also write the scores, overall and by step, as JSON to this file, or - to print JSON and nothing else"""
+
+    def run(self) -> int:
+        """Score and print."""
+        from gatewise.cli.progress import print_scores
+        from gatewise.data import read_table
+        from gatewise.format import atomic_file
+        from gatewise.tasks.forecast.evaluate import evaluate
+        from gatewise.tasks.forecast.model import ForecastModel
+
+        model = ForecastModel.load(self.model)
+        truth = None if self.truth is None else read_table(self.truth)
+        metrics = evaluate(model, read_table(self.table), truth=truth, stride=self.stride, in_sample=self.in_sample)
+        text = json.dumps(metrics, indent=2) + "\n"
+        if self.json == "-":
+            sys.stdout.write(text)
+            return 0
+        print_scores(metrics, by_step=True)
+        if self.json is not None:
+            with atomic_file(self.json) as file:
+                file.write(text.encode())
+        return 0
+
+
+Command = Fit | Predict | Evaluate
+
+
+def parse(args: Sequence[str]) -> Command:
+    """The command that the words ask for; exits with 2 if they are not understood, with 0 after --help."""
+    settings = _configured(args)
+    fit = Annotated[Fit, tyro.conf.subcommand("fit", default=Fit(tyro.MISSING, settings))]
+    predict = Annotated[Predict, tyro.conf.subcommand("predict")]
+    evaluate = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    return tyro.cli(
+        fit | predict | evaluate,  # type: ignore[arg-type, operator]  # a union of annotated commands
+        args=list(args),
+        prog="gatewise",
+        description="The LSTM, whole. Train one on a table of time series, forecast with it, and score it.\n\n"
+        "Start with: gatewise fit TABLE --target COLUMN --horizon STEPS",
+    )
+
+
+def _configured(args: Sequence[str]) -> Settings:
+    """The settings that --config names, as the defaults of the command line."""
+    path = None
+    for index, word in enumerate(args):
+        if word == "--config" and index + 1 < len(args):
+            path = args[index + 1]
+        elif word.startswith("--config="):
+            path = word.removeprefix("--config=")
+    values = {} if path is None else _read_config(Path(path))
+    return Settings(**({"horizon": tyro.MISSING} | values))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"the config file {path} does not exist.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"the config file {path} cannot be read: {error}.") from None
+    known = [setting.name for setting in fields(Settings)]
+    for name in values:
+        if name not in known:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, known, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise InputError(f"the config file {path} has {name!r}, which is no setting{hint}: {', '.join(known)}.")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

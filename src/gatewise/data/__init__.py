@@ -1,0 +1,22 @@
+"""Tables in, series out: readers, the panel of series, its frequency, and calendar features.
+
+This layer knows Polars and NumPy and no model. Everything that a user can mend raises `gatewise.errors.InputError`.
+"""
+
+from gatewise.data.calendar import calendar_features
+from gatewise.data.frequency import Frequency, infer_frequency
+from gatewise.data.panel import Columns, Panel, build_panel, with_future
+from gatewise.data.read import read_table, to_polars, write_table
+
+__all__ = [
+    "Columns",
+    "Frequency",
+    "Panel",
+    "build_panel",
+    "calendar_features",
+    "infer_frequency",
+    "read_table",
+    "to_polars",
+    "with_future",
+    "write_table",
+]

@@ -1,0 +1,256 @@
+"""Read and write tables: CSV, TSV and Parquet, plain or compressed by gzip; frames of other libraries.
+
+A table is taken whole or refused: a cut, ragged or damaged file raises `InputError` with the file and the line.
+"""
+
+import contextlib
+import csv
+import difflib
+import glob
+import gzip
+import io
+import os
+import secrets
+import zlib
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import polars as pl
+
+from gatewise.data.csvcheck import check_names, check_text
+from gatewise.data.parse import tidy
+from gatewise.errors import InputError
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_ACCEPTED = ".csv, .tsv, .parquet, or one of these with .gz added"
+
+
+def read_table(source: str | Path) -> pl.DataFrame:
+    r"""Reads one file, or every file that a pattern matches, as one table.
+
+    Args:
+        source: A path or a glob pattern. The ending says the format: .csv, .tsv, .parquet, each also with .gz.
+
+    Returns:
+        The rows of all files, in the order of their names. In text files the type of a column is the one that all its
+        cells share; ISO dates and stamps become dates and stamps.
+
+    Raises:
+        InputError: No such file, an unknown format, or a file that is empty, cut, ragged or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "load.csv"
+        >>> _ = path.write_text("ds,y\n2020-01-01,1\n2020-01-02,2.5\n")
+        >>> read_table(path)["y"].to_list()
+        [1.0, 2.5]
+    """
+    paths = _resolve(source)
+    frames = [_read_raw(path) for path in paths]
+    if all(_kind(path)[0] in _SEPARATORS for path in paths):
+        # Joined as text and typed afterwards, so that a column's type is decided over all files.
+        return _typed(_join(frames, paths))
+    typed = [
+        _typed(frame) if _kind(path)[0] in _SEPARATORS else frame for frame, path in zip(frames, paths, strict=True)
+    ]
+    return _join(typed, paths)
+
+
+def to_polars(frame: object) -> pl.DataFrame:
+    """Gives any table as a Polars frame: pandas, Polars (lazy too), pyarrow; a path is read by `read_table`.
+
+    The named index of a pandas frame becomes columns; an unnamed index is dropped.
+
+    Raises:
+        InputError: Something that is not a table.
+
+    Example:
+        >>> to_polars(pl.LazyFrame({"y": [1.0]})).shape
+        (1, 1)
+    """
+    if isinstance(frame, str | Path):
+        return read_table(frame)
+    if nw.dependencies.is_pandas_dataframe(frame):
+        frame = _named_index_as_columns(frame)
+    try:
+        table: Any = nw.from_native(frame, pass_through=False)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    except TypeError:
+        raise InputError(
+            f"a table is expected, not {type(frame).__name__}: pass a pandas, Polars or pyarrow frame, or a path."
+        ) from None
+    try:
+        return (table.collect() if isinstance(table, nw.LazyFrame) else table).to_polars()
+    except Exception as error:  # each library has its own error for columns that cannot be converted
+        raise InputError(f"the table cannot be converted to Polars: {_first_line(error)}.") from error
+
+
+def write_table(df: pl.DataFrame, path: str | Path) -> None:
+    r"""Writes a table so that the path holds either its old content or all of the new one.
+
+    Args:
+        df: The table.
+        path: Ends in .csv or .parquet.
+
+    Raises:
+        InputError: Another ending, or the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "forecast.csv"
+        >>> write_table(pl.DataFrame({"y": [1.0]}), path)
+        >>> path.read_text()
+        'y\n1.0\n'
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in {".csv", ".parquet"}:
+        raise InputError(f"{path} cannot be written: the name of a table must end in .csv or .parquet.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            if ending == ".csv":
+                df.write_csv(file)
+            else:
+                df.write_parquet(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise InputError(f"{path} cannot be written: {reason}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _resolve(source: str | Path) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file in it, or a pattern such as {path}/*.csv.")
+    if path.exists():
+        return [path]
+    if glob.has_magic(str(path)):
+        matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        if not matches:
+            raise InputError(f"no file matches {source}: check the folder and the pattern.")
+        return matches
+    near: list[str] = []
+    with contextlib.suppress(OSError):
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else " Check the path."
+    raise InputError(f"no such file: {source}.{hint}")
+
+
+def _kind(path: Path) -> tuple[str, bool]:
+    """The format's ending, and whether the file is compressed."""
+    name = path.name.lower()
+    packed = name.endswith(".gz")
+    return Path(name.removesuffix(".gz")).suffix, packed
+
+
+def _read_raw(path: Path) -> pl.DataFrame:
+    """One file: Parquet as it is, text with every cell as text."""
+    ending, packed = _kind(path)
+    if ending not in {*_SEPARATORS, ".parquet"}:
+        raise InputError(f"{path} is not a known kind of table: its name must end in {_ACCEPTED}.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not data:
+        raise InputError(f"{path} is empty: it holds no byte.")
+    if packed:
+        data = _unpack(data, path)
+    return _read_parquet(data, path) if ending == ".parquet" else _read_text(data, _SEPARATORS[ending], path)
+
+
+def _unpack(data: bytes, path: Path) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except EOFError:
+        raise InputError(f"{path} is cut: its compressed data ends too early; copy the file again.") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is not compressed by gzip, or damaged: {error}.") from None
+
+
+def _read_parquet(data: bytes, path: Path) -> pl.DataFrame:
+    if not data.startswith(b"PAR1"):
+        raise InputError(f"{path} is not a Parquet file: it does not begin with PAR1.")
+    if not data.endswith(b"PAR1"):
+        raise InputError(f"{path} is cut: it does not end with the mark of a Parquet file; copy it again.")
+    try:
+        frame = pl.read_parquet(io.BytesIO(data))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"{path} is a damaged Parquet file: {_first_line(error)}.") from error
+    check_names(frame.columns, str(path))
+    if frame.is_empty():
+        raise InputError(f"{path} has columns but no rows: a table needs at least one row of data.")
+    return frame
+
+
+def _read_text(data: bytes, separator: str, path: Path) -> pl.DataFrame:
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    outline = check_text(data, separator, str(path))
+    try:
+        frame = pl.read_csv(data, separator=separator, infer_schema=False)
+    except pl.exceptions.PolarsError:
+        frame = pl.DataFrame()
+    if frame.shape != (outline.records, len(outline.header)):
+        # Polars stumbles over a quote inside a cell that is not quoted (5" pipe); the slow reader does not.
+        return _read_slowly(data, separator, outline.header)
+    frame.columns = outline.header
+    if len(outline.blank):
+        frame = frame.with_row_index("").filter(~pl.col("").is_in(outline.blank.tolist())).drop("")
+    return frame
+
+
+def _read_slowly(data: bytes, separator: str, header: list[str]) -> pl.DataFrame:
+    """A text table that has passed its checks, by the csv module."""
+    records = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=separator, strict=True)
+    next(records)
+    one = len(header) == 1
+    rows = [record or [""] for record in records if record or one]
+    return pl.DataFrame(rows, schema=dict.fromkeys(header, pl.String), orient="row")
+
+
+def _typed(frame: pl.DataFrame) -> pl.DataFrame:
+    return pl.DataFrame([tidy(column) for column in frame])
+
+
+def _join(frames: list[pl.DataFrame], paths: list[Path]) -> pl.DataFrame:
+    first = frames[0]
+    for frame, path in zip(frames[1:], paths[1:], strict=True):
+        for have, want, word in ((frame, first, "lacks"), (first, frame, "adds")):
+            extra = [name for name in want.columns if name not in have.columns]
+            if extra:
+                raise InputError(
+                    f"{path} {word} the column {extra[0]!r}: files read together must have the columns of {paths[0]}."
+                )
+    for frame, path in zip(frames[1:], paths[1:], strict=True):
+        for name, dtype in first.schema.items():
+            other = frame.schema[name]
+            if other != dtype and not (other.is_numeric() and dtype.is_numeric()) and pl.Null not in {other, dtype}:
+                raise InputError(
+                    f"{path}: the column {name!r} holds {other} where {paths[0]} holds {dtype}; files read together "
+                    "must agree."
+                )
+    return pl.concat([frame.select(first.columns) for frame in frames], how="vertical_relaxed")
+
+
+def _named_index_as_columns(frame: Any) -> Any:
+    names = list(frame.index.names)
+    return frame.reset_index() if all(name is not None and name not in frame.columns for name in names) else frame
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

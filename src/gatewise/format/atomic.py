@@ -1,0 +1,49 @@
+"""Durable writing: a path holds either its old content or all of the new one, whatever happens in between."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Generator
+from pathlib import Path
+from typing import BinaryIO
+
+from gatewise.errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Generator[BinaryIO]:
+    """Open a file for writing that takes its place only once it is complete and on disk.
+
+    Raises:
+        InputError: the file cannot be written; what was there before is untouched and nothing is left beside it.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> with atomic_file(target) as file:
+        ...     _ = file.write(b"all of it")
+        >>> target.read_bytes()
+        b'all of it'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

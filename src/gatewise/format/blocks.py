@@ -1,0 +1,138 @@
+"""The closed list of blocks that an architecture is made of, and the weights each of them has.
+
+A block says its sizes; the names and shapes of its weights follow from them, so a file can be checked before any of
+its arrays is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import ClassVar, Protocol, cast
+
+from gatewise.errors import InputError
+from gatewise.spec import CELLS
+
+Shapes = dict[str, tuple[int, ...]]
+
+MAX_SIZE = 1 << 24
+"""Larger sizes than any LSTM has; a file that states one is damaged."""
+
+
+class Block(Protocol):
+    """What every block can say of itself."""
+
+    kind: ClassVar[str]
+
+    def shapes(self) -> Shapes:
+        """Names and shapes of the block's weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lstm:
+    """A stack of LSTM layers, forward in time.
+
+    Attributes:
+        input_size: D.
+        hidden_size: H.
+        num_layers: L.
+        cell: a row of the spec.
+    """
+
+    kind: ClassVar[str] = "lstm"
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    cell: str = "lstm"
+
+    def shapes(self) -> Shapes:
+        """``weight_ih_l{k}`` [4H, D or H], ``weight_hh_l{k}`` [4H, H], ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4H]."""
+        rows = len(CELLS[self.cell].gates) * self.hidden_size
+        shapes: Shapes = {}
+        for layer in range(self.num_layers):
+            width = self.hidden_size if layer else self.input_size
+            shapes[f"weight_ih_l{layer}"] = (rows, width)
+            shapes[f"weight_hh_l{layer}"] = (rows, self.hidden_size)
+            shapes[f"bias_ih_l{layer}"] = (rows,)
+            shapes[f"bias_hh_l{layer}"] = (rows,)
+        return shapes
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = W x + b, at every time step.
+
+    Attributes:
+        in_features: width of x.
+        out_features: width of y.
+    """
+
+    kind: ClassVar[str] = "linear"
+    in_features: int
+    out_features: int
+
+    def shapes(self) -> Shapes:
+        """``weight`` [out, in] and ``bias`` [out]."""
+        return {"weight": (self.out_features, self.in_features), "bias": (self.out_features,)}
+
+
+@dataclass(frozen=True)
+class QuantileMix:
+    """Q quantiles = a mixture of K given candidates + Q corrections.
+
+    The Q + K inputs are the corrections, then the logits of the mixture.
+
+    Attributes:
+        candidates: K.
+        quantiles: Q.
+    """
+
+    kind: ClassVar[str] = "quantile_mix"
+    candidates: int
+    quantiles: int
+
+    def shapes(self) -> Shapes:
+        """It has no weights."""
+        return {}
+
+
+BLOCKS: Mapping[str, type[Block]] = MappingProxyType({block.kind: block for block in (Lstm, Linear, QuantileMix)})
+
+
+def describe_block(block: Block) -> dict[str, object]:
+    """The block as plain data."""
+    return {"block": block.kind, **asdict(block)}  # type: ignore[call-overload]  # every block is a dataclass
+
+
+def parse_blocks(data: object) -> tuple[Block, ...]:
+    """Read an architecture from plain data.
+
+    Raises:
+        InputError: something is not a block that this version knows, or a size is out of range.
+
+    Example:
+        >>> parse_blocks([{"block": "linear", "in_features": 3, "out_features": 2}])
+        (Linear(in_features=3, out_features=2),)
+    """
+    if not isinstance(data, list) or not data:
+        raise InputError("the architecture must be a list of blocks.")
+    return tuple(_parse_block(item) for item in cast("Sequence[object]", data))
+
+
+def _parse_block(data: object) -> Block:
+    if not isinstance(data, dict):
+        raise InputError("a block of the architecture must be an object.")
+    sizes = dict(cast("dict[str, object]", data))
+    kind = sizes.pop("block", None)
+    if not isinstance(kind, str) or kind not in BLOCKS:
+        raise InputError(f"the architecture has a block {kind!r}; this version knows {', '.join(BLOCKS)}.")
+    names = {field.name for field in fields(BLOCKS[kind])}  # type: ignore[arg-type]  # every block is a dataclass
+    if set(sizes) != names:
+        raise InputError(f"the block {kind!r} must have the fields {', '.join(sorted(names))}.")
+    for name, value in sizes.items():
+        if name == "cell":
+            if value not in CELLS:
+                raise InputError(f"the block {kind!r} has the cell {value!r}; this version knows {', '.join(CELLS)}.")
+        elif type(value) is not int or not 1 <= value <= MAX_SIZE:
+            raise InputError(f"{name} of the block {kind!r} must be a whole number from 1 to {MAX_SIZE}.")
+    return BLOCKS[kind](**sizes)

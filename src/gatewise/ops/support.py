@@ -1,0 +1,154 @@
+"""What each backend can do, as data, and the choice between them.
+
+A call is described by the obstacles it presents; a backend by the obstacles that stop it. Both are words from one
+table, so a reason can always be given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from gatewise.errors import InputError
+
+OBSTACLES: Mapping[str, str] = MappingProxyType(
+    {
+        "tracing": "torch.compile, torch.export or torch.jit is tracing, and would not see native code",
+        "transform": "a torch.func transform such as vmap or grad is active",
+        "dual": "forward-mode differentiation is active",
+        "mode": "a dispatch mode such as fake tensors or a FLOP counter is active, and would not see native code",
+        "autocast": "autocast is on",
+        "gradient": "a gradient is needed",
+        "compiled gradient": "torch.compile needs a gradient on the CPU, where torch's own operator fails to compile",
+        "subclass": "an argument is a tensor subclass",
+        "no steps": "the sequence has no time steps",
+        "out": "outputs are asked for in a given tensor while a gradient is needed",
+        "device": "the tensors are not on a device it runs on",
+        "dtype": "the tensors have a dtype it does not compute in",
+    }
+)
+"""Everything that can stop a backend, with the sentence a user reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One row of the support table.
+
+    Attributes:
+        name: the word users choose it by.
+        dtypes: the dtypes it computes in.
+        devices: the device types it runs on; None for all.
+        stopped_by: the obstacles it cannot take, besides dtype and device.
+    """
+
+    name: str
+    dtypes: frozenset[torch.dtype]
+    devices: frozenset[str] | None
+    stopped_by: frozenset[str]
+
+
+_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {
+        backend.name: backend
+        for backend in (
+            Backend(
+                "native",
+                dtypes=frozenset({torch.float32}),
+                devices=frozenset({"cpu"}),
+                stopped_by=frozenset(
+                    {"tracing", "transform", "dual", "mode", "autocast", "gradient", "subclass", "out"}
+                ),
+            ),
+            Backend(
+                "torch",
+                dtypes=_FLOATS,
+                devices=None,
+                stopped_by=frozenset({"transform", "dual", "no steps", "out", "compiled gradient"}),
+            ),
+            Backend("reference", dtypes=_FLOATS, devices=None, stopped_by=frozenset({"out"})),
+        )
+    }
+)
+"""The backends, in the order in which "auto" tries them."""
+
+
+class Choice(NamedTuple):
+    """Which backend serves a call, and why not one that comes before it."""
+
+    backend: str
+    reason: str
+
+
+def obstacles(tensors: Sequence[Tensor], *, steps: int, out: bool = False) -> set[str]:
+    """Return the obstacles, dtype and device aside, that a call on these tensors presents."""
+    found: set[str] = set()
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        found.add("gradient")
+        if out:
+            found.add("out")
+    if not steps:
+        found.add("no steps")
+    if torch.compiler.is_compiling():
+        # Nothing more is asked: what follows is opaque to the tracer.
+        return found | {"tracing"} | ({"compiled gradient"} if "gradient" in found and tensors[0].is_cpu else set())
+    if torch._C._get_tracing_state() is not None:
+        found.add("tracing")
+    if _functorch.peek_interpreter_stack() is not None:
+        found.add("transform")
+    if forward_ad._current_level >= 0:
+        found.add("dual")
+    if torch._C._len_torch_dispatch_stack():
+        found.add("mode")
+    if torch._C._is_any_autocast_enabled():
+        found.add("autocast")
+    if any(type(tensor) is not Tensor and type(tensor) is not Parameter for tensor in tensors):
+        found.add("subclass")
+    return found
+
+
+def choose(backend: str, x: Tensor, found: set[str]) -> Choice:
+    """Pick a backend for a call, or check the one that was asked for.
+
+    Args:
+        backend: a name from BACKENDS, or "auto" for the first that can serve.
+        x: the inputs; all other tensors share its dtype and device.
+        found: what ``obstacles`` returned.
+
+    Raises:
+        InputError: the backend is unknown or cannot serve; the text says why.
+    """
+    check_backend(backend)
+    if backend != "auto":
+        if why := _stopped(BACKENDS[backend], x, found):
+            raise InputError(f"backend {backend!r} cannot serve this call: {why}.")
+        return Choice(backend, "asked for by name")
+    reasons: list[str] = []
+    for row in BACKENDS.values():
+        why = _stopped(row, x, found)
+        if not why:
+            return Choice(row.name, "; ".join(reasons) or "first choice")
+        reasons.append(f"not {row.name}: {why}")
+    raise InputError("no backend can serve this call: " + "; ".join(reasons) + ".")
+
+
+def check_backend(backend: str) -> None:
+    """Refuse a name that is no backend."""
+    if backend != "auto" and backend not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(('auto', *BACKENDS))}, got {backend!r}.")
+
+
+def _stopped(row: Backend, x: Tensor, found: set[str]) -> str:
+    stops = [name for name in OBSTACLES if name in found and name in row.stopped_by]
+    if x.dtype not in row.dtypes:
+        stops.append("dtype")
+    if row.devices is not None and x.device.type not in row.devices:
+        stops.append("device")
+    return ", and ".join(OBSTACLES[name] for name in stops)

@@ -1,0 +1,134 @@
+"""Rolling origins, scored beside naive and seasonal naive."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from gatewise.data import Panel
+from gatewise.data.windows import OriginRanges, Origins
+from gatewise.errors import InputError
+from gatewise.tasks.forecast.inputs import Inputs
+from gatewise.tasks.forecast.metrics import score, seasonal_scale, series_mase
+from gatewise.tasks.forecast.model import ForecastModel, moments
+
+OURS, NAIVE, SEASONAL = "gatewise", "naive", "seasonal naive"
+
+
+def evaluate(
+    model: ForecastModel,
+    df: pl.DataFrame,
+    *,
+    truth: pl.DataFrame | None = None,
+    stride: int | None = None,
+    in_sample: bool = False,
+) -> dict[str, Any]:
+    """Score rolling origins after each series' training cut-off, or the rows of ``truth``, or the whole table.
+
+    Raises:
+        InputError: there is nothing to score, or ``truth`` does not follow the table.
+    """
+    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
+        raise InputError(f"stride must be a whole number of at least 1, not {stride!r}.")
+    if in_sample and truth is not None:
+        raise InputError("truth is scored out of sample; give either truth or in_sample.")
+    table = df if truth is None else pl.concat([df, _checked_truth(model, df, truth)], how="diagonal_relaxed")
+    panel, _ = model.read(table, forecasting=False)
+    after_cutoff = first_after(panel, model.cutoffs)
+    first, what = after_cutoff, "rows after each series' training cut-off"
+    if truth is not None:
+        history, _ = model.read(df, forecasting=False)
+        first, what = first_after(panel, ends_of(history)), "the rows of truth, after the end of the table"
+        if (first < after_cutoff).any():
+            raise InputError("truth has rows from before the training cut-off; the model has seen them.")
+    if in_sample:
+        first, what = panel.offsets[:-1], "IN-SAMPLE: the whole table, rows that the model was trained on too"
+    first = np.maximum(first, panel.offsets[:-1] + (1 if model.short == "pad" else model.shape.window))
+    origins = OriginRanges(first, panel.ends - 1).onward(stride or model.shape.horizon)
+    if not len(origins):
+        raise InputError(
+            "no row of the table lies after the training cut-off, so there is nothing new to score: give later rows "
+            "(--truth TABLE), or --in-sample to score the training rows, labelled so."
+        )
+    return scored(model, panel, origins, what)[0]
+
+
+def ends_of(panel: Panel) -> dict[str, int]:
+    """The moment of the last target of each series, by name."""
+    return dict(zip(panel.ids.cast(pl.String), moments(panel.time)[panel.ends - 1].tolist(), strict=True))
+
+
+def first_after(panel: Panel, cutoffs: Mapping[str, int]) -> np.ndarray:
+    """int64 [N]: the first row after each series' cut-off; the first row of all where a series has none."""
+    cut = np.array([cutoffs.get(name, np.iinfo(np.int64).min) for name in panel.ids.cast(pl.String)])
+    before = np.concatenate([[0], np.cumsum(moments(panel.time) <= np.repeat(cut, np.diff(panel.offsets)))])
+    return panel.offsets[:-1] + before[panel.offsets[1:]] - before[panel.offsets[:-1]]
+
+
+def _checked_truth(model: ForecastModel, df: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
+    wanted = [name for _, name in model.columns.roles()]
+    lacking = [name for name in wanted if name not in truth.columns]
+    if lacking:
+        raise InputError(f"truth has no column {lacking[0]!r}; it needs {', '.join(wanted)}.")
+    if model.columns.id is not None:
+        new = truth[model.columns.id].cast(pl.String).unique().sort()
+        new = new.filter(~new.is_in(df[model.columns.id].cast(pl.String).unique().to_list()))
+        if len(new):
+            raise InputError(f"truth has series {new[0]!r}, of which the table has no history.")
+    return truth
+
+
+def scored(model: ForecastModel, panel: Panel, origins: Origins, what: str) -> tuple[dict[str, Any], np.ndarray]:
+    """Score a model on some windows, and the baselines on the same windows.
+
+    Args:
+        model: what forecasts.
+        panel: the series; each one's MASE is scaled by its rows before its first window.
+        origins: the windows.
+        what: what is scored, in words.
+
+    Returns:
+        The metrics as plain data, and the MASE of each series [N] (its mean absolute error where no series has a
+        MASE), NaN where a series has no window.
+
+    Raises:
+        InputError: no window has a known target, or a known-future covariate is missing.
+    """
+    inputs, season, levels = model.inputs(panel), model.season, model.levels
+    truth = inputs.truth(origins)
+    known = ~np.isnan(truth)
+    if not known.any():
+        raise InputError("there is nothing to score: no window has a known target.")
+    _check_known(panel, inputs, origins, known)
+    first = panel.ends.copy()
+    np.minimum.at(first, origins.series, origins.row)
+    scale = seasonal_scale(panel.y, panel.offsets[:-1], first, season)
+    quantiles = model.forecast(inputs, origins)
+    forecasts = {OURS: quantiles, NAIVE: inputs.repeat(origins, 1)[..., None]}
+    if season > 1:
+        forecasts[SEASONAL] = inputs.repeat(origins, season)[..., None]
+    scores = {name: score(values, truth, origins.series, scale, levels) for name, values in forecasts.items()}
+    metrics = {
+        "scored": what,
+        "series": len(np.unique(origins.series)),
+        "windows": len(origins),
+        "values": int(known.sum()),
+        "season": season,
+        "models": list(forecasts),
+        "overall": {name: values["overall"] for name, values in scores.items()},
+        "by_step": {name: values["by_step"] for name, values in scores.items()},
+    }
+    yardstick = scale if not np.isnan(scale).all() else np.ones_like(scale)
+    median = quantiles[..., list(levels).index(0.5)]
+    return metrics, series_mase(median, truth, origins.series, yardstick)
+
+
+def _check_known(panel: Panel, inputs: Inputs, origins: Origins, known: np.ndarray) -> None:
+    blank = inputs.blank_covariates(origins)
+    if blank.any():
+        series = panel.ids[int(origins.series[np.argmax(blank)])]
+        raise InputError(
+            f"future covariates are missing in the horizon of series {series!r}: every window that is scored needs "
+            f"{', '.join(panel.columns.future)} for all its {known.shape[1]} steps."
+        )

@@ -1,0 +1,212 @@
+"""From a table and settings to a trained model."""
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from gatewise.data import Columns, Panel, build_panel
+from gatewise.data.windows import extend
+from gatewise.errors import InputError
+from gatewise.models import Network
+from gatewise.tasks.forecast.encoding import Encoding
+from gatewise.tasks.forecast.inputs import Batch, Inputs, Shape
+from gatewise.tasks.forecast.model import ForecastModel, architecture, moments
+from gatewise.tasks.forecast.resolve import (
+    choose_lags,
+    drop_short,
+    resolve_columns,
+    unused_time_column,
+    usual_season,
+    usual_window,
+)
+from gatewise.tasks.forecast.settings import Settings
+from gatewise.tasks.forecast.split import Split
+from gatewise.train import Epoch, History, Plan, train
+
+STEPS_PER_EPOCH = 100
+
+Summary = Sequence[tuple[str, str]]
+
+
+class Watcher(Protocol):
+    """Who wants to follow a fit."""
+
+    def begin(self, summary: Summary, plan: Plan) -> None:
+        """Called before training with what a person wants to see of the data and the model."""
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """Called after every training step."""
+
+    def epoch(self, epoch: Epoch, is_best: bool) -> None:
+        """Called after every epoch."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def begin(self, summary: Summary, plan: Plan) -> None:
+        """Say nothing."""
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """Say nothing."""
+
+    def epoch(self, epoch: Epoch, is_best: bool) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit leaves besides the model, for forecasts and reports.
+
+    Attributes:
+        panel: the table, with the horizon added to every series.
+        split: which rows trained, validated and scored.
+        summary: of the data and the model, in labels and values.
+        history: of the training.
+        settings: with season, window and holdout as they were chosen.
+    """
+
+    panel: Panel
+    split: Split
+    summary: Summary
+    history: History
+    settings: dict[str, Any]
+
+
+def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[ForecastModel, Fitted]:
+    """Train a forecaster on a long table.
+
+    Raises:
+        InputError: a setting is out of range, the table is not as described, or Ctrl-C came before the first epoch
+            was over.
+    """
+    settings.check()
+    panel = build_panel(df, resolve_columns(df, settings), missing=settings.missing)
+    settings, panel, notes = _settle(settings, panel)
+    notes += unused_time_column(df, panel.columns)
+    summary = [*_describe(settings, panel.columns), *panel.summary()]
+    panel = extend(panel, settings.horizon)
+    window, season = settings.window or 1, settings.season or 1
+    split = Split.of(panel, window, settings.horizon, settings.holdout or 0)
+    shape = Shape(window, settings.horizon, choose_lags(panel, split.train_ends, season, window))
+    encoding = Encoding.fit(panel, split.train_ends)
+    inputs = Inputs(panel, encoding, shape)
+    torch.manual_seed(settings.seed)
+    levels = tuple(settings.quantiles)
+    blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(levels))
+    network = Network(blocks, settings.dropout)
+    network.lstm().requires_grad_(not settings.freeze_lstm)
+    plan = Plan(settings.epochs, STEPS_PER_EPOCH, settings.learning_rate, patience=settings.patience)
+    summary += [
+        ("window and horizon", f"{window} and {settings.horizon} steps, season {season}"),
+        ("LSTM inputs", ", ".join(inputs.channels)),
+        ("weights", f"{sum(p.numel() for p in network.parameters()):,}"),
+        *(("note", note) for note in notes),
+    ]
+    watch.begin(summary, plan)
+    started = time.perf_counter()
+    with _threads(settings.threads):
+        history = _train(network, inputs, split, plan, settings=settings, watch=watch)
+    plain = {field.name: getattr(settings, field.name) for field in fields(Settings)}
+    record = {
+        "seconds": round(time.perf_counter() - started, 3),
+        "best_epoch": history.best,
+        "interrupted": history.interrupted,
+        "epochs": [asdict(epoch) for epoch in history.epochs],
+        "settings": plain,
+        "torch": str(torch.__version__),
+    }
+    cutoffs = moments(panel.time)[split.cutoffs - 1].tolist()
+    model = ForecastModel(
+        network=network,
+        shape=shape,
+        season=season,
+        levels=levels,
+        columns=panel.columns,
+        frequency=panel.frequency,
+        encoding=encoding,
+        missing=settings.missing,
+        short=settings.short,
+        cutoffs=dict(zip(panel.ids.cast(pl.String), cutoffs, strict=True)),
+        training=record,
+    )
+    return model, Fitted(panel, split, tuple(summary), history, plain)
+
+
+def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
+    """The mean quantile loss (Koenker and Bassett 1978) over all values [B, h] whose truth is known (not NaN)."""
+    known = ~truth.isnan()
+    error = torch.where(known, truth, 0.0)[..., None] - quantiles
+    loss = torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+    return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def _train(
+    network: Network, inputs: Inputs, split: Split, plan: Plan, *, settings: Settings, watch: Watcher
+) -> History:
+    levels = torch.tensor(settings.quantiles)
+    ranges, validation = split.training(), split.validation()
+
+    def loss(batch: Batch) -> Tensor:
+        return pinball(network(batch.x, batch.candidates), batch.truth, levels)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        for step in range(plan.steps):
+            yield inputs.gather(ranges.draw(settings.batch, (settings.seed, epoch, step)))
+
+    def validate() -> float:
+        total = 0.0
+        with torch.no_grad():
+            for start in range(0, len(validation), settings.batch):
+                part = validation.take(slice(start, start + settings.batch))
+                total += loss(inputs.gather(part)).item() * len(part)
+        return total / len(validation)
+
+    history = train(
+        network, loss, batches, plan,
+        validate=validate if len(validation) else None, on_step=watch.step, on_epoch=watch.epoch,
+    )  # fmt: skip
+    if history.interrupted and not history.best:
+        raise InputError("stopped before the first epoch was over: there is no model to keep.")
+    return history
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Generator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _settle(settings: Settings, panel: Panel) -> tuple[Settings, Panel, tuple[str, ...]]:
+    """Choose season, holdout and window where they are not given, and apply the policy for short series."""
+    horizon = settings.horizon
+    season = settings.season or usual_season(panel.frequency)
+    holdout = horizon if settings.holdout is None else settings.holdout
+    lengths = panel.lengths()
+    shortest = int(lengths.min() if settings.short == "error" else np.median(lengths))
+    window = settings.window or usual_window(shortest, season, horizon, holdout)
+    panel, notes = drop_short(
+        panel, window + horizon, settings.short, f"a window of {window} and a horizon of {horizon}"
+    )
+    chosen = replace(_plain(settings), season=season, holdout=holdout, window=window)
+    return chosen, panel, notes
+
+
+def _plain(settings: Settings) -> Settings:
+    return Settings(**{field.name: getattr(settings, field.name) for field in fields(Settings)})
+
+
+def _describe(settings: Settings, columns: Columns) -> list[tuple[str, str]]:
+    by = [f"series {columns.id}" if columns.id else "one series", f"time {columns.time or 'is the order of the rows'}"]
+    return [("columns", f"target {settings.target}, {', '.join(by)}")]

@@ -1,0 +1,163 @@
+"""A trained forecaster: the network and all that it needs to read a table, as one model file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+import torch
+
+from gatewise.data import Columns, Frequency, Panel, build_panel
+from gatewise.data.windows import Origins, extend
+from gatewise.errors import InputError
+from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_model, save_model
+from gatewise.models import Network, from_file
+from gatewise.tasks.forecast.encoding import Encoding
+from gatewise.tasks.forecast.inputs import Inputs, Shape
+from gatewise.tasks.forecast.resolve import drop_short
+
+TASK = "forecast"
+MODEL_NAME = "model.safetensors"
+PREDICT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ForecastModel:
+    """What predicts.
+
+    Attributes:
+        network: the trained network.
+        shape: how windows are cut.
+        season: steps in a season, 1 for none.
+        levels: of the quantiles.
+        columns: roles of the table's columns.
+        frequency: of the table.
+        encoding: of the covariates.
+        missing: policy for missing cells.
+        short: policy for short series.
+        cutoffs: for each series by name, the last moment used in training (see ``moments``).
+        training: the training record.
+    """
+
+    network: Network
+    shape: Shape
+    season: int
+    levels: tuple[float, ...]
+    columns: Columns
+    frequency: Frequency
+    encoding: Encoding
+    missing: str
+    short: str
+    cutoffs: Mapping[str, int]
+    training: Mapping[str, Any]
+
+    def read(self, df: pl.DataFrame, *, forecasting: bool = True) -> tuple[Panel, tuple[str, ...]]:
+        """The panel of a table, with the horizon added to every series, and what was left out, in words.
+
+        Args:
+            df: a table with the columns, the frequency and, where forecasts of its future are wanted, the known
+                covariates of the horizon.
+            forecasting: whether known-future covariates of the horizon are needed.
+        """
+        need_future = self.shape.horizon if forecasting else 0
+        panel = build_panel(df, self.columns, frequency=self.frequency, missing=self.missing, need_future=need_future)
+        window = self.shape.window
+        panel, notes = drop_short(panel, window, self.short, f"the window of {window} steps")
+        return extend(panel, self.shape.horizon), notes
+
+    def inputs(self, panel: Panel) -> Inputs:
+        """The arrays from which windows are gathered."""
+        return Inputs(panel, self.encoding, self.shape)
+
+    def forecast(self, inputs: Inputs, origins: Origins) -> np.ndarray:
+        """float64 [n, h, Q]: the quantiles of n windows in the units of the table, ascending."""
+        parts = [np.empty((0, self.shape.horizon, len(self.levels)))]
+        with torch.no_grad():
+            for start in range(0, len(origins), PREDICT_BATCH):
+                batch = inputs.gather(origins.take(slice(start, start + PREDICT_BATCH)))
+                parts.append(batch.unscale(self.network(batch.x, batch.candidates)))
+        # Quantiles that were learned one by one may cross; sorting never makes them worse (Chernozhukov et al. 2010).
+        return np.sort(np.concatenate(parts), axis=-1)
+
+    def can_predict(self, panel: Panel) -> bool:
+        """Whether all that must be known of every series' horizon is known."""
+        origins = Origins(np.arange(len(panel.ids)), panel.ends)
+        return not self.inputs(panel).blank_covariates(origins).any()
+
+    def predict(self, panel: Panel) -> pl.DataFrame:
+        """The forecast of every series' future as a table: its id, its time, and a column for each level."""
+        horizon = self.shape.horizon
+        quantiles = self.forecast(self.inputs(panel), Origins(np.arange(len(panel.ids)), panel.ends))
+        rows = (panel.ends[:, None] + np.arange(horizon)).ravel()
+        ids = panel.ids.gather(np.repeat(np.arange(len(panel.ids)), horizon))
+        time = panel.time.gather(rows)
+        columns = {f"q{level:g}": quantiles[..., i].ravel() for i, level in enumerate(self.levels)}
+        return pl.DataFrame({ids.name: ids, time.name: time, **columns})
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file."""
+        settings = {
+            "window": self.shape.window,
+            "horizon": self.shape.horizon,
+            "lags": list(self.shape.lags),
+            "season": self.season,
+            "levels": list(self.levels),
+            "columns": dict(vars(self.columns)),
+            "frequency": self.frequency.text,
+            "encoding": self.encoding.as_dict(),
+            "missing": self.missing,
+            "short": self.short,
+            "cutoffs": dict(self.cutoffs),
+        }
+        save_model(ModelFile(TASK, self.network.blocks, self.network.weights(), settings, self.training), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ForecastModel":
+        """Read a model file, or the one in a run folder."""
+        path = Path(path)
+        file = load_model(path / MODEL_NAME if path.is_dir() else path)
+        if file.task != TASK:
+            raise InputError(f"{path} is a model for the task {file.task!r}; a forecast needs one for {TASK!r}.")
+        try:
+            model = cls._from_settings(cast("dict[str, Any]", file.settings), file)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise InputError(f"model file {path} is damaged: its settings are not complete ({error!r}).") from None
+        return model
+
+    @classmethod
+    def _from_settings(cls, settings: dict[str, Any], file: ModelFile) -> "ForecastModel":
+        columns: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in settings["columns"].items()
+        }
+        return cls(
+            network=from_file(file),
+            shape=Shape(settings["window"], settings["horizon"], tuple(settings["lags"])),
+            season=settings["season"],
+            levels=tuple(settings["levels"]),
+            columns=Columns(**columns),
+            frequency=Frequency.parse(settings["frequency"]),
+            encoding=Encoding.from_dict(settings["encoding"]),
+            missing=settings["missing"],
+            short=settings["short"],
+            cutoffs=settings["cutoffs"],
+            training=file.training,
+        )
+
+
+def architecture(channels: int, hidden: int, layers: int, shape: Shape, levels: int) -> tuple[Block, ...]:
+    """LSTM, a linear layer at every step, and the mixture of candidate forecasts."""
+    return (
+        Lstm(channels, hidden, layers),
+        Linear(hidden, levels + shape.candidates),
+        QuantileMix(shape.candidates, levels),
+    )
+
+
+def moments(time: pl.Series) -> np.ndarray:
+    """int64: whole numbers as they are, stamps in microseconds since 1970 (UTC)."""
+    if time.dtype == pl.Date or isinstance(time.dtype, pl.Datetime):
+        time = time.cast(pl.Datetime("us")) if time.dtype == pl.Date else time.dt.cast_time_unit("us")
+        return time.to_physical().to_numpy().astype(np.int64)
+    return time.to_numpy().astype(np.int64)

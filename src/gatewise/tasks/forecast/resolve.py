@@ -1,0 +1,112 @@
+"""What the settings become once the table is known: its columns, season, window and lags."""
+
+import numpy as np
+import polars as pl
+
+from gatewise.data import Columns, Frequency, Panel
+from gatewise.data.windows import forward_filled
+from gatewise.errors import InputError
+from gatewise.tasks.forecast.settings import Settings
+
+USUAL_WINDOW = 168
+MOST_SERIES_FOR_LAGS = 1000
+_DAY = 86_400
+_SEASONS_OF_MONTHS = {1: 12, 3: 4}
+
+
+def resolve_columns(df: pl.DataFrame, settings: Settings) -> Columns:
+    """The roles of the columns: unique_id and ds are taken where the table has them and no other is named."""
+    named = {settings.target, *settings.past, *settings.future, *settings.static}
+
+    def default(given: str | None, usual: str) -> str | None:
+        return usual if given is None and usual in df.columns and usual not in named else given
+
+    return Columns(
+        target=settings.target,
+        id=default(settings.id, "unique_id"),
+        time=default(settings.time, "ds"),
+        past=tuple(settings.past),
+        future=tuple(settings.future),
+        static=tuple(settings.static),
+    )
+
+
+def unused_time_column(df: pl.DataFrame, columns: Columns) -> tuple[str, ...]:
+    """A word to the user who has time stamps but did not name them."""
+    if columns.time is not None:
+        return ()
+    stamps = [name for name in df.columns if df[name].dtype.is_temporal()]
+    return (
+        (f"the rows are taken in their order; {stamps[0]} looks like time stamps (--time {stamps[0]})",)
+        if stamps
+        else ()
+    )
+
+
+def usual_season(frequency: Frequency) -> int:
+    """Steps in the season that is usual for a frequency; 1 where none is."""
+    if frequency.months:
+        return _SEASONS_OF_MONTHS.get(frequency.months, 1)
+    if frequency.text == "1bd":
+        return 5
+    seconds = frequency.seconds
+    if 0 < seconds < _DAY and _DAY % seconds == 0:
+        return int(_DAY // seconds)
+    return {"1d": 7, "1w": 52}.get(frequency.text, 1)
+
+
+def usual_window(length: int, season: int, horizon: int, holdout: int) -> int:
+    """About 168 steps in whole seasons, at least two seasons and the horizon; less where series are short."""
+    usual = max(season * max(2, round(USUAL_WINDOW / season)), horizon)
+    room = length - 2 * horizon - holdout
+    return max(min(usual, room), min(usual, max(2 * season, horizon)))
+
+
+def drop_short(panel: Panel, need: int, policy: str, what: str) -> tuple[Panel, tuple[str, ...]]:
+    """Apply the policy for series with fewer than ``need`` rows; returns what was left out, in words.
+
+    Raises:
+        InputError: the policy is "error" and there are some, or it is "drop" and none would be left.
+    """
+    short = panel.lengths() < need
+    if policy == "pad" or not short.any():
+        return panel, ()
+    names = [str(name) for name in panel.ids.filter(pl.Series(short)).head(5)]
+    listed = ", ".join(names) + (", …" if short.sum() > len(names) else "")
+    lengths = panel.lengths()[short]
+    if policy == "error":
+        raise InputError(
+            f"{int(short.sum())} of {len(short)} series are shorter than the {need} rows needed ({what}): {listed} "
+            f"(the shortest has {int(lengths.min())}). Use a shorter window or horizon, or --short pad to fill them "
+            "up, or --short drop to leave them out."
+        )
+    if short.all():
+        raise InputError(f"all {len(short)} series are shorter than the {need} rows needed ({what}): none is left.")
+    return panel.select(~short), (f"left out {int(short.sum())} short series: {listed}",)
+
+
+def choose_lags(panel: Panel, train_ends: np.ndarray, season: int, window: int) -> tuple[int, ...]:
+    """The season, and the multiple of it within the window that complements it best (a week of days).
+
+    Two candidates are worth as much as a mixture of them can be, so the multiple is the one for which the smaller of
+    the two errors is smallest on the training rows.
+    """
+    if season == 1 or season > window:
+        return ()
+    longest = window // season * season
+    multiples = np.arange(2 * season, longest + 1, season)
+    if not len(multiples):
+        return (season,)
+    picked = np.linspace(0, len(panel.ids) - 1, min(len(panel.ids), MOST_SERIES_FOR_LAGS)).astype(np.int64)
+    filled = forward_filled(panel.y, panel.offsets)
+    total = np.zeros(len(multiples))
+    for start, stop in zip(panel.offsets[picked], train_ends[picked], strict=True):
+        y = filled[start:stop]
+        spread = y.std() if len(y) > longest else 0.0
+        if spread > 0:
+            # The same rows for every multiple, so that none is favoured.
+            first, *others = (
+                np.abs(y[longest:] - y[longest - lag : len(y) - lag]) / spread for lag in (season, *multiples)
+            )
+            total += [np.minimum(first, other).mean() for other in others]
+    return season, int(multiples[np.argmin(total)])

@@ -1,0 +1,184 @@
+"""The run folder: model, resolved settings, metrics, forecast and report of one fit, written whole or not at all."""
+
+import json
+import shutil
+import tempfile
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+import torch
+
+from gatewise.data import Panel, write_table
+from gatewise.data.windows import OriginRanges, Origins
+from gatewise.errors import InputError
+from gatewise.format import atomic_file
+from gatewise.reference import Weights, scan
+from gatewise.tasks.forecast.evaluate import scored
+from gatewise.tasks.forecast.fitting import Fitted
+from gatewise.tasks.forecast.model import MODEL_NAME, ForecastModel
+from gatewise.tasks.forecast.report import Fan, GateTrace, ReportData, render_report
+
+FILES = (MODEL_NAME, "config.toml", "metrics.json", "forecast.csv", "report.html")
+HISTORY_IN_FANS = 5
+
+
+def check_folder(folder: str | Path, *, force: bool) -> None:
+    """Refuse a run folder that cannot be written, before any work is done.
+
+    Raises:
+        InputError: it exists and is not an empty folder (with ``force``: not a folder), or cannot be made.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; a run needs a folder of its own.")
+    if not force and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"the output folder {folder} is not empty: give another --out, or --force to replace the run.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {folder.parent} cannot be made: {error.strerror}.") from error
+
+
+def write_run(
+    model: ForecastModel, fitted: Fitted, folder: str | Path, *, title: str, command: str, force: bool = False
+) -> dict[str, Any]:
+    """Write the run folder and return the metrics.
+
+    Args:
+        model: what was trained.
+        fitted: what the fit left.
+        folder: where to write; with ``force`` the files of an earlier run in it are replaced.
+        title: heading of the report.
+        command: how the run was made, for the report.
+        force: whether the folder may hold an earlier run.
+    """
+    folder = Path(folder)
+    check_folder(folder, force=force)
+    origins, what = scored_windows(fitted)
+    metrics: dict[str, Any] = {}
+    per_series = np.array([])
+    if len(origins):
+        metrics, per_series = scored(model, fitted.panel, origins, what)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        model.save(temporary / MODEL_NAME)
+        _write(temporary / "config.toml", tomli_w.dumps(_without_none(fitted.settings)))
+        _write(temporary / "metrics.json", json.dumps(metrics | {"training": model.training}, indent=2) + "\n")
+        if model.can_predict(fitted.panel):
+            write_table(model.predict(fitted.panel), temporary / "forecast.csv")
+        report = ReportData(
+            title=title,
+            summary=fitted.summary,
+            config=fitted.settings,
+            curve=[vars(epoch) for epoch in fitted.history.epochs],
+            best_epoch=fitted.history.best,
+            metrics=metrics,
+            levels=model.levels,
+            fans=_fans(model, fitted.panel, origins, per_series) if len(origins) else [],
+            gates=_gates(model, fitted.panel, _typical(origins, per_series, fitted.panel)),
+            target=model.columns.target,
+            footer=f"gatewise {version('gatewise')}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}: {command}",
+        )
+        _write(temporary / "report.html", render_report(report))
+        _move(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return metrics
+
+
+def scored_windows(fitted: Fitted) -> tuple[Origins, str]:
+    """The windows that tell how good a fit is: those after the cut-offs, else those of the validation."""
+    split, horizon = fitted.split, fitted.split.horizon
+    after = OriginRanges(split.cutoffs, split.ends - 1).onward(horizon)
+    if len(after):
+        holdout = fitted.settings["holdout"]
+        return after, f"the last {holdout} steps of each series, never used in training"
+    return split.validation(), "the validation windows, which chose the best epoch (no rows were held out)"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def _move(source: Path, folder: Path) -> None:
+    """Put the finished files in their place; other files in the folder stay."""
+    folder.mkdir(exist_ok=True)
+    for name in FILES:
+        if (source / name).exists():
+            (source / name).replace(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _without_none(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _typical(origins: Origins, per_series: np.ndarray, panel: Panel) -> Origins:
+    """One window: the first scored one of the median series, or the end of the first series."""
+    if not len(origins):
+        return Origins(np.array([0]), panel.ends[:1])
+    ranked = _ranked(per_series)
+    return _first_of(origins, ranked[len(ranked) // 2])
+
+
+def _ranked(per_series: np.ndarray) -> np.ndarray:
+    known = np.flatnonzero(~np.isnan(per_series))
+    return known[np.argsort(per_series[known], kind="stable")] if len(known) else np.array([0])
+
+
+def _first_of(origins: Origins, series: int) -> Origins:
+    index = np.flatnonzero(origins.series == series)[:1]
+    return origins.take(index if len(index) else np.array([0]))
+
+
+def _fans(model: ForecastModel, panel: Panel, origins: Origins, per_series: np.ndarray) -> list[Fan]:
+    ranked = _ranked(per_series)
+    picks = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+    if len(ranked) < len(picks):
+        picks = {"": ranked[0]} if len(ranked) == 1 else {"better": ranked[0], "worse": ranked[-1]}
+    inputs, horizon, fans = model.inputs(panel), model.shape.horizon, []
+    for word, series in picks.items():
+        window = _first_of(origins, series)
+        row, start = int(window.row[0]), int(panel.offsets[series])
+        shown = max(start, row - HISTORY_IN_FANS * horizon, row - model.shape.window)
+        error = f", MASE {per_series[series]:.2f}" if np.isfinite(per_series[series]) else ""
+        fans.append(
+            Fan(
+                title=f"{word} series: ".lstrip() * bool(word) + f"{panel.ids[int(series)]}{error}",
+                history_time=panel.time[shown:row].to_list(),
+                history=panel.y[shown:row],
+                time=panel.time[row : row + horizon].to_list(),
+                truth=inputs.truth(window)[0],
+                quantiles=model.forecast(inputs, window)[0],
+            )
+        )
+    return fans
+
+
+def _gates(model: ForecastModel, panel: Panel, window: Origins) -> GateTrace:
+    """What the first layer does while it reads one window and its horizon."""
+    batch = model.inputs(panel).gather(window)
+    lstm = model.network.lstm()
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    zeros = torch.zeros(1, lstm.hidden_size)
+    with torch.no_grad():
+        weights = Weights(*(lstm.get_parameter(name) for name in names))
+        *_, trace = scan(batch.x.transpose(0, 1), (zeros, zeros), weights, trace=True)
+    row = int(window.row[0])
+    first = max(row - model.shape.window, int(panel.offsets[window.series[0]]))
+    rows = slice(first, row + model.shape.horizon)
+    steps = rows.stop - rows.start
+    y = panel.y[rows].copy()
+    y[row - first :] = np.nan
+    return GateTrace(
+        series=str(panel.ids[int(window.series[0])]),
+        time=panel.time[rows].to_list(),
+        y=y,
+        gates={name: trace[name][-steps:, 0].numpy() for name in ("i", "f", "g", "o", "c")},
+    )

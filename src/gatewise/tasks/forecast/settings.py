@@ -1,0 +1,125 @@
+"""Everything a forecaster can be told, in one place: the command line and the Python class both read it here.
+
+No torch here, so that ``gatewise fit --help`` answers at once.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from gatewise.errors import InputError
+
+
+@dataclass
+class Settings:
+    """The settings of a forecaster.
+
+    Args:
+        horizon: how many steps to forecast, at least 1.
+        season: steps in one season, for instance 24 for hourly data with a daily rhythm; by default what is usual for
+            the frequency of the table (1, no season, for integer time).
+        target: column to forecast.
+        id: column that names the series; by default unique_id if the table has it, else the table is one series.
+        time: column of time stamps or whole numbers; by default ds if the table has it, else the order of the rows.
+        past: columns known up to the forecast (covariates).
+        future: columns known for the forecast horizon too, such as prices or holidays.
+        static: columns that do not change within a series, numbers or names.
+        quantiles: levels to forecast, between 0 and 1, ascending, 0.5 among them.
+        window: steps of history that a forecast looks at; by default about 168 in whole seasons, less if the series
+            are short.
+        hidden: H, units of the LSTM.
+        layers: L, layers of the LSTM.
+        dropout: probability of zeroing an output of the LSTM in training.
+        epochs: at most this many epochs of up to 100 batches.
+        batch: B, windows in a batch.
+        learning_rate: the highest of the schedule (warm-up, then cosine).
+        patience: stop after this many epochs without a better validation loss.
+        holdout: last steps of every series kept from training and used to score the model; by default the horizon, 0
+            to train on everything.
+        missing: what to do with missing target cells inside a series: refuse (error), repeat the last value (ffill),
+            or leave them out of inputs and loss (mask).
+        short: what to do with series shorter than window + horizon: refuse (error), fill up from the left (pad), or
+            leave them out (drop).
+        freeze_lstm: leave the LSTM's weights at their random start and train only the rest: the control experiment
+            that shows what the recurrence is worth.
+        seed: of weights, batches and dropout.
+        threads: of the processor, for training. A seed gives the same weights for the same number of threads, on
+            machines of the same kind.
+    """
+
+    horizon: int
+    season: int | None = None
+    target: str = "y"
+    id: str | None = None
+    time: str | None = None
+    past: tuple[str, ...] = ()
+    future: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    quantiles: tuple[float, ...] = (0.1, 0.5, 0.9)
+    window: int | None = None
+    hidden: int = 64
+    layers: int = 1
+    dropout: float = 0.0
+    epochs: int = 12
+    batch: int = 64
+    learning_rate: float = 6e-3
+    patience: int = 4
+    holdout: int | None = None
+    missing: Literal["error", "ffill", "mask"] = "error"
+    short: Literal["error", "pad", "drop"] = "error"
+    freeze_lstm: bool = False
+    seed: int = 0
+    threads: int = 1
+
+    _RANGES: ClassVar[dict[str, tuple[float, float]]] = {
+        "horizon": (1, 100_000),
+        "season": (1, 1_000_000),
+        "window": (1, 1_000_000),
+        "hidden": (1, 65_536),
+        "layers": (1, 64),
+        "dropout": (0, 0.99),
+        "epochs": (1, 1_000_000),
+        "batch": (1, 1_000_000),
+        "learning_rate": (1e-9, 10),
+        "patience": (1, 1_000_000),
+        "holdout": (0, 1_000_000),
+        "seed": (0, 2**63 - 1),
+        "threads": (1, 1024),
+    }
+    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "missing": ("error", "ffill", "mask"),
+        "short": ("error", "pad", "drop"),
+    }
+
+    def check(self) -> None:
+        """Refuse settings out of range.
+
+        Raises:
+            InputError: names the setting, its value and what is accepted.
+        """
+        for name, (low, high) in self._RANGES.items():
+            value = getattr(self, name)
+            if value is None and name in {"season", "window", "holdout"}:
+                continue
+            whole = name not in {"dropout", "learning_rate"}
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise InputError(f"{name} must be a {'whole ' * whole}number, not {value!r}.")
+            if not low <= value <= high:
+                raise InputError(f"{name} must be from {low:g} to {high:g}, not {value}.")
+        for name, choices in self._CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
+        for name in ("past", "future", "static"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not all(isinstance(column, str) for column in value):
+                raise InputError(f"{name} must be a list of column names, not {value!r}.")
+        if not isinstance(self.target, str):
+            raise InputError(f"target must be the name of a column, not {self.target!r}.")
+        self._check_quantiles()
+
+    def _check_quantiles(self) -> None:
+        levels = tuple(self.quantiles)
+        numbers = all(isinstance(level, float) and 0 < level < 1 for level in levels)
+        if not numbers or list(levels) != sorted(set(levels)) or 0.5 not in levels:
+            raise InputError(
+                f"quantiles must be numbers between 0 and 1, ascending, 0.5 among them, not {list(self.quantiles)!r}."
+            )

@@ -1,0 +1,176 @@
+"""The choice of a backend: every obstacle is seen, and no call it concerns reaches native memory."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gatewise import ops
+from gatewise.errors import InputError
+from gatewise.ops import Weights, explain, lstm
+from gatewise.ops.support import BACKENDS, OBSTACLES
+from gatewise.reference import scan
+
+T, B, D, H = 3, 2, 4, 5
+
+
+def _layer() -> tuple[tuple[Tensor, Tensor], Weights]:
+    generator = torch.Generator().manual_seed(0)
+    w_ih, w_hh = torch.randn(4 * H, D, generator=generator), torch.randn(4 * H, H, generator=generator)
+    return (torch.zeros(B, H), torch.zeros(B, H)), Weights(w_ih, w_hh)
+
+
+STATE, WEIGHTS = _layer()
+X = torch.randn(T, B, D, generator=torch.Generator().manual_seed(1))
+
+
+def auto(x: Tensor) -> Tensor:
+    return lstm(x, STATE, WEIGHTS)[0]
+
+
+def native(x: Tensor) -> Tensor:
+    return lstm(x, STATE, WEIGHTS, backend="native")[0]
+
+
+def truth(x: Tensor) -> Tensor:
+    return scan(x, STATE, WEIGHTS)[0]
+
+
+def test_the_table_uses_only_words_it_explains():
+    for backend in BACKENDS.values():
+        assert backend.stopped_by <= set(OBSTACLES)
+    assert list(BACKENDS) == ["native", "torch", "reference"]
+
+
+def test_a_plain_call_is_native():
+    assert explain(X, STATE, WEIGHTS) == ops.Choice("native", "first choice")
+    assert explain(X, STATE, WEIGHTS, backend="torch").reason == "asked for by name"
+
+
+def test_a_gradient_goes_to_torch_and_says_why():
+    choice = explain(X.clone().requires_grad_(), STATE, WEIGHTS)
+    assert choice == ops.Choice("torch", "not native: a gradient is needed")
+    with torch.no_grad():
+        assert explain(X.clone().requires_grad_(), STATE, WEIGHTS).backend == "native"
+
+
+def test_two_obstacles_are_both_named():
+    with pytest.raises(InputError, match=r"a gradient is needed, and .* a dtype it does not compute in"):
+        lstm(
+            X.double().requires_grad_(),
+            (STATE[0].double(), STATE[1].double()),
+            Weights(WEIGHTS.w_ih.double(), WEIGHTS.w_hh.double()),
+            backend="native",
+        )
+
+
+def _vmap(run: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.func.vmap(run)(torch.stack([X, 2 * X]))[1]
+
+
+def _jvp(run: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.func.jvp(run, (X,), (torch.ones_like(X),))[1]
+
+
+def _dual(run: Callable[[Tensor], Tensor]) -> Tensor:
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(run(forward_ad.make_dual(X, torch.ones_like(X)))).tangent
+        assert tangent is not None
+        return tangent
+
+
+def _grad(run: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.func.grad(lambda x: run(x).square().sum())(X)
+
+
+def _jacobian(run: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.func.jacrev(run)(X)
+
+
+TRANSFORMS = {"vmap": _vmap, "jvp": _jvp, "dual": _dual, "grad": _grad, "jacrev": _jacobian}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward mode uses it
+def test_transforms_are_served_and_right(transform: str):
+    apply = TRANSFORMS[transform]
+    expected = apply(truth)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(apply(auto), expected, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="backend 'native' cannot serve this call"):
+        apply(native)
+
+
+def test_compiled_as_one_graph():
+    compiled = torch.compile(auto, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(X), truth(X), rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced():
+    traced = torch.jit.trace(auto, X, check_trace=False)
+    torch.testing.assert_close(traced(2 * X), truth(2 * X), rtol=0, atol=1e-6)  # pyright: ignore[reportCallIssue]
+
+
+def test_fake_and_meta_tensors():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert auto(torch.empty(T, B, D)).shape == (T, B, H)
+    meta = lstm(X.to("meta"), (STATE[0].to("meta"), STATE[1].to("meta")), Weights(*(w.to("meta") for w in WEIGHTS[:2])))
+    assert meta[0].shape == (T, B, H)
+    assert meta[0].is_meta
+
+
+def test_dispatch_modes_see_the_work():
+    seen: list[str] = []
+
+    class Log(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Log():
+        auto(X)
+    assert any("lstm" in name or "rnn" in name or "mm" in name for name in seen)
+
+
+def test_subclasses_keep_to_torch():
+    class Tagged(Tensor):
+        pass
+
+    tagged = X.as_subclass(Tagged)
+    assert explain(tagged, STATE, WEIGHTS) == ops.Choice("torch", "not native: an argument is a tensor subclass")
+    torch.testing.assert_close(auto(tagged).as_subclass(Tensor), truth(X), rtol=0, atol=1e-6)
+
+
+def test_a_tensor_that_escaped_its_transform_does_not_reach_memory():
+    escaped: list[Tensor] = []
+    torch.func.vmap(lambda x: escaped.append(x) or x)(torch.stack([X, X]))
+    with pytest.raises(RuntimeError, match=r"storage|data pointer|data_ptr|vmap|level"):
+        native(escaped[0])
+
+
+def test_a_zero_tensor_does_not_reach_memory():
+    zeros = torch._efficientzerotensor(T, B, D)  # pyright: ignore[reportPrivateImportUsage]
+    with pytest.raises(InputError, match="storage"):
+        native(zeros)
+
+
+def test_autocast_is_torchs_business():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert explain(X, STATE, WEIGHTS).reason == "not native: autocast is on"
+
+
+def test_out_and_gradient_exclude_each_other():
+    with pytest.raises(InputError, match="no backend can serve this call"):
+        lstm(X.clone().requires_grad_(), STATE, WEIGHTS, out=torch.empty(T, B, H))
+
+
+def test_inference_mode_is_native():
+    with torch.inference_mode():
+        assert explain(X + 1, STATE, WEIGHTS).backend == "native"
+        assert auto(X + 1).is_inference()

@@ -1,12 +1,13 @@
 """The arguments of every command, and what it calls."""
 
+import inspect
 import json
 import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -37,7 +38,7 @@ class Fit:
     settings: tyro.conf.OmitArgPrefixes[Settings]
     out: str | None = None
     """the run folder; by default runs/ and the name of the table"""
-    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    force: bool = False
     """replace the run in the folder"""
     config: str | None = None
     """a TOML file of settings, such as the config.toml of a run; options given beside it win"""
@@ -135,7 +136,7 @@ class Evaluate:
     """a table of the rows to score, with the columns of TABLE"""
     stride: int | None = None
     """steps from one forecast to the next; by default the horizon"""
-    in_sample: tyro.conf.FlagCreatePairsOff[bool] = False
+    in_sample: bool = False
     """score the whole table, training rows too, labelled so"""
     json: str | None = None
     """also write the scores, overall and by step, as JSON to this file, or - to print JSON and nothing else"""
@@ -163,20 +164,42 @@ class Evaluate:
 
 
 Command = Fit | Predict | Evaluate
+COMMANDS: dict[str, type[Command]] = {"fit": Fit, "predict": Predict, "evaluate": Evaluate}
+_MARKERS = (tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
 
 
 def parse(args: Sequence[str]) -> Command:
     """The command that the words ask for; exits with 2 if they are not understood, with 0 after --help."""
-    settings = _configured(args)
-    fit = Annotated[Fit, tyro.conf.subcommand("fit", default=Fit(tyro.MISSING, settings))]
-    predict = Annotated[Predict, tyro.conf.subcommand("predict")]
-    evaluate = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    if not args or args[0] not in COMMANDS:
+        return _overview(args)
+    command = COMMANDS[args[0]]
+    parsed: Command = tyro.cli(
+        command,
+        args=list(args[1:]),
+        prog=f"gatewise {args[0]}",
+        description=inspect.getdoc(command),
+        default=Fit(tyro.MISSING, _configured(args)) if command is Fit else tyro.MISSING_NONPROP,
+        config=_MARKERS,
+    )
+    return parsed
+
+
+def _overview(args: Sequence[str]) -> Command:
+    """Help for all commands, and the error for words that are none."""
+    choices = [
+        Annotated[command, tyro.conf.subcommand(name, description=(inspect.getdoc(command) or "").partition("\n")[0])]
+        for name, command in COMMANDS.items()
+    ]
     return tyro.cli(
-        fit | predict | evaluate,  # type: ignore[arg-type, operator]  # a union of annotated commands
+        Union[tuple(choices)],  # type: ignore[arg-type]  # noqa: UP007 - built from the table of commands
         args=list(args),
         prog="gatewise",
         description="The LSTM, whole. Train one on a table of time series, forecast with it, and score it.\n\n"
-        "Start with: gatewise fit TABLE --target COLUMN --horizon STEPS",
+        "For example\n\n"
+        "    gatewise fit data.csv --target load --horizon 24\n\n"
+        "    gatewise predict runs/data data.csv -o forecast.csv\n\n"
+        "gatewise COMMAND --help tells all about a command; gatewise --version tells the version.",
+        config=_MARKERS,
     )
 
 

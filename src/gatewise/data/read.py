@@ -10,7 +10,6 @@ import glob
 import gzip
 import io
 import os
-import secrets
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import polars as pl
 from gatewise.data.csvcheck import check_names, check_text
 from gatewise.data.parse import tidy
 from gatewise.errors import InputError
+from gatewise.format import atomic_file
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ACCEPTED = ".csv, .tsv, .parquet, or one of these with .gz added"
@@ -106,31 +106,14 @@ def write_table(df: pl.DataFrame, path: str | Path) -> None:
     ending = path.suffix.lower()
     if ending not in {".csv", ".parquet"}:
         raise InputError(f"{path} cannot be written: the name of a table must end in .csv or .parquet.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with atomic_file(path) as file:
             if ending == ".csv":
                 df.write_csv(file)
             else:
                 df.write_parquet(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        raise InputError(f"{path} cannot be written: {reason}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path} cannot be written: {_first_line(error)}.") from error
 
 
 def _resolve(source: str | Path) -> list[Path]:

@@ -70,7 +70,7 @@ class Inputs:
         self._past = encoding.unknown(panel)
         self._known = encoding.known(panel)
         self._static = encoding.constant(panel)
-        self.channels = (*OWN_CHANNELS, *(f"lag {lag}" for lag in shape.lags), *encoding.channels())
+        self.channels = channels(shape, encoding)
 
     def gather(self, origins: Origins) -> Batch:
         """Cut the windows of some origins [B]."""
@@ -139,6 +139,11 @@ class Inputs:
         rows = origins.row[:, None] + steps - lag
         start = self.starts[origins.series][:, None]
         return np.where(rows >= start, self._filled[np.maximum(rows, start)], np.nan)
+
+
+def channels(shape: Shape, encoding: Encoding) -> tuple[str, ...]:
+    """Names of the LSTM's inputs, in their order."""
+    return (*OWN_CHANNELS, *(f"lag {lag}" for lag in shape.lags), *encoding.channels())
 
 
 def _level_and_scale(history: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

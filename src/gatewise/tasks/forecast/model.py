@@ -15,12 +15,13 @@ from gatewise.errors import InputError
 from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_model, save_model
 from gatewise.models import Network, from_file
 from gatewise.tasks.forecast.encoding import Encoding
-from gatewise.tasks.forecast.inputs import Inputs, Shape
+from gatewise.tasks.forecast.inputs import Inputs, Shape, channels
 from gatewise.tasks.forecast.resolve import drop_short
 
 TASK = "forecast"
 MODEL_NAME = "model.safetensors"
 PREDICT_BATCH = 256
+MAX_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,26 @@ class ForecastModel:
             raise InputError(f"{path} is a model for the task {file.task!r}; a forecast needs one for {TASK!r}.")
         try:
             model = cls._from_settings(cast("dict[str, Any]", file.settings), file)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            fits = model._fits()
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise InputError(f"model file {path} is damaged: its settings are not complete ({error!r}).") from None
+        if not fits:
+            raise InputError(f"model file {path} is damaged: its settings do not fit its architecture.")
         return model
+
+    def _fits(self) -> bool:
+        """Whether the settings are of the sizes that the network was built for."""
+        expected = architecture(
+            len(channels(self.shape, self.encoding)),
+            self.network.lstm().hidden_size,
+            self.network.lstm().num_layers,
+            self.shape,
+            len(self.levels),
+        )
+        sizes = (self.shape.window, self.shape.horizon, self.season, *self.shape.lags)
+        whole = all(type(size) is int and 1 <= size <= MAX_STEPS for size in sizes)
+        levels = list(self.levels)
+        return whole and self.network.blocks == expected and levels == sorted(levels) and 0.5 in levels
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any], file: ModelFile) -> "ForecastModel":

@@ -4,7 +4,7 @@ No torch here, so that ``gatewise fit --help`` answers at once.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from gatewise.errors import InputError
 
@@ -29,7 +29,7 @@ class Settings:
         hidden: H, units of the LSTM.
         layers: L, layers of the LSTM.
         dropout: probability of zeroing an output of the LSTM in training.
-        epochs: at most this many epochs of up to 100 batches.
+        epochs: at most this many, of 100 batches of windows drawn at random.
         batch: B, windows in a batch.
         learning_rate: the highest of the schedule (warm-up, then cosine).
         patience: stop after this many epochs without a better validation loss.

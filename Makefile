@@ -1,0 +1,54 @@
+# `make demo` and `make test` are all one needs; each sets up .venv first if it is not there. Paths are relative, so
+# the folder may have spaces in its name.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
+
+.PHONY: demo test lint types imports unit format bench clean
+
+demo: $(VENV)/installed
+	$(PY) examples/co2/demo.py
+
+test: lint types imports unit
+
+lint: $(VENV)/installed
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*
+
+types: $(VENV)/installed
+	$(PY) -m pyright
+
+imports: $(VENV)/installed
+	$(VENV)/bin/lint-imports
+
+unit: $(VENV)/installed
+	$(PY) -m pytest -q --doctest-modules src tests
+
+format: $(VENV)/installed
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+	$(VENV)/bin/clang-format -i csrc/*
+
+bench: $(VENV)/installed
+	$(PY) bench/lstm_forward.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+# The native core comes before the large downloads, so that a missing compiler is told at once.
+$(VENV)/installed: constraints.txt $(VENV)/native
+	$(PIP) -r constraints.txt
+	touch $@
+
+$(VENV)/native: $(NATIVE) $(VENV)/tools
+	$(PIP) --no-build-isolation --no-deps --editable .
+	touch $@
+
+$(VENV)/tools: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("gatewise needs Python 3.11 or newer, and " + sys.executable + " is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) scikit-build-core nanobind cmake ninja
+	touch $@

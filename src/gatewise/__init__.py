@@ -3,18 +3,18 @@
 Public names load on first use, so that ``import gatewise`` stays cheap and torch is imported only by what needs it.
 """
 
-from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    __version__: str
     from gatewise.nn import LSTM
     from gatewise.tasks.forecast import Forecaster
 
+    __version__: str
+
+# Where each public name lives, and the extra that brings what it needs.
 _HOME = {
-    "Forecaster": "gatewise.tasks.forecast",
-    "LSTM": "gatewise.nn",
+    "Forecaster": ("gatewise.tasks.forecast", "train"),
+    "LSTM": ("gatewise.nn", "torch"),
 }
 
 __all__ = ["LSTM", "Forecaster", "__version__"]
@@ -22,10 +22,20 @@ __all__ = ["LSTM", "Forecaster", "__version__"]
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("gatewise")
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'gatewise' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'gatewise' has no attribute {name!r}")
+    from importlib import import_module
+
+    home, extra = _HOME[name]
+    try:
+        return getattr(import_module(home), name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"gatewise.{name} needs {error.name}: pip install 'gatewise[{extra}]'", name=error.name
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -230,4 +230,9 @@ def _read_config(path: Path) -> dict[str, Any]:
             close = get_close_matches(name, known, 1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise InputError(f"the config file {path} has {name!r}, which is no setting{hint}: {', '.join(known)}.")
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        Settings(**({"horizon": 1} | values)).check()
+    except InputError as error:
+        raise InputError(f"the config file {path}: {error}") from None
+    return values

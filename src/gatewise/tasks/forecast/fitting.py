@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gatewise.data import Columns, Panel, build_panel
 from gatewise.data.windows import extend
-from gatewise.errors import InputError
 from gatewise.models import Network
 from gatewise.tasks.forecast.encoding import Encoding
 from gatewise.tasks.forecast.inputs import Batch, Inputs, Shape
@@ -84,8 +83,8 @@ def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[For
     """Train a forecaster on a long table.
 
     Raises:
-        InputError: a setting is out of range, the table is not as described, or Ctrl-C came before the first epoch
-            was over.
+        InputError: a setting is out of range, or the table is not as described.
+        KeyboardInterrupt: Ctrl-C came before the first epoch was over, so there is no model to keep.
     """
     settings.check()
     panel = build_panel(df, resolve_columns(df, settings), missing=settings.missing)
@@ -174,7 +173,7 @@ def _train(
         validate=validate if len(validation) else None, on_step=watch.step, on_epoch=watch.epoch,
     )  # fmt: skip
     if history.interrupted and not history.best:
-        raise InputError("stopped before the first epoch was over: there is no model to keep.")
+        raise KeyboardInterrupt
     return history
 
 

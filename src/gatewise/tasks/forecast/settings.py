@@ -110,16 +110,20 @@ class Settings:
                 raise InputError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
         for name in ("past", "future", "static"):
             value = getattr(self, name)
-            if isinstance(value, str) or not all(isinstance(column, str) for column in value):
+            if not isinstance(value, tuple | list) or not all(isinstance(column, str) for column in value):
                 raise InputError(f"{name} must be a list of column names, not {value!r}.")
-        if not isinstance(self.target, str):
-            raise InputError(f"target must be the name of a column, not {self.target!r}.")
+        for name in ("target", "id", "time"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (value is None and name != "target")):
+                raise InputError(f"{name} must be the name of a column, not {value!r}.")
+        if not isinstance(self.freeze_lstm, bool):
+            raise InputError(f"freeze_lstm must be true or false, not {self.freeze_lstm!r}.")
         self._check_quantiles()
 
     def _check_quantiles(self) -> None:
-        levels = tuple(self.quantiles)
+        levels = self.quantiles if isinstance(self.quantiles, tuple | list) else ()
         numbers = all(isinstance(level, float) and 0 < level < 1 for level in levels)
         if not numbers or list(levels) != sorted(set(levels)) or 0.5 not in levels:
             raise InputError(
-                f"quantiles must be numbers between 0 and 1, ascending, 0.5 among them, not {list(self.quantiles)!r}."
+                f"quantiles must be numbers between 0 and 1, ascending, 0.5 among them, not {self.quantiles!r}."
             )

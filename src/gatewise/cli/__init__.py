@@ -7,9 +7,8 @@ with Ctrl-C.
 import sys
 from collections.abc import Sequence
 
+from gatewise.cli.codes import INTERRUPTED
 from gatewise.errors import InputError
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _fail(f"the command line needs {error.name}: pip install 'gatewise[train]'")
     try:
-        return parse(args).run()
+        return parse(args).run(args)
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

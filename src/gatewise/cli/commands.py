@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shlex
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from gatewise.cli.codes import INTERRUPTED
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
 
@@ -43,31 +45,32 @@ class Fit:
     config: str | None = None
     """a TOML file of settings, such as the config.toml of a run; options given beside it win"""
 
-    def run(self) -> int:
-        """Train and write."""
-        from gatewise.cli.progress import Progress, print_scores
+    def run(self, words: Sequence[str]) -> int:
+        """Train and write; ``words`` are the command's own, for the report."""
         from gatewise.data import read_table
-        from gatewise.tasks.forecast.fitting import fit_model
-        from gatewise.tasks.forecast.run import check_folder, write_run
+        from gatewise.tasks.forecast.folder import check_folder
 
         name = Path(self.table).name.split(".")[0].strip("*?[]") or "table"
         folder = Path(self.out or f"runs/{name}")
-        check_folder(folder, force=self.force)
         self.settings.check()
+        check_folder(folder, force=self.force)
         df = read_table(self.table)
+
+        from gatewise.cli.progress import Progress, print_scores
+        from gatewise.tasks.forecast.fitting import fit_model
+        from gatewise.tasks.forecast.run import write_run
+
         with Progress() as progress:
             model, fitted = fit_model(self.settings, df, progress)
         interrupted = fitted.history.interrupted
         if interrupted:
             print(f"stopped by Ctrl-C: keeping the best model so far, of epoch {fitted.history.best}.")
-        command = f"gatewise fit {self.table} --target {self.settings.target} --horizon {self.settings.horizon}"
+        command = f"gatewise {shlex.join(words)}"
         metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=command, force=self.force)
         print_scores(metrics)
         print(f"run folder: {folder} (open {folder / 'report.html'})")
         if not (folder / "forecast.csv").exists():
             print("no forecast.csv: the table has no future rows with the known-future covariates.")
-        from gatewise.cli import INTERRUPTED
-
         return INTERRUPTED if interrupted else 0
 
 
@@ -76,7 +79,7 @@ class Predict:
     """Forecast what comes after the end of every series of a table.
 
     MODEL is a run folder or its model file. TABLE holds the history of the series, at least one window of each, in
-    the columns that the model was trained with.
+    the columns that the model was trained with; a second window lets it look back further.
 
     Examples:
         gatewise predict runs/data data.csv -o forecast.csv
@@ -93,13 +96,15 @@ class Predict:
     future_table: str | None = None
     """rows of the horizon with the known-future covariates, if the table does not have them"""
 
-    def run(self) -> int:
+    def run(self, words: Sequence[str]) -> int:
         """Forecast and write."""
-        from gatewise.data import read_table, with_future, write_table
+        from gatewise.data import csv_text, read_table, with_future, write_table
+
+        df = read_table(self.table)
+
         from gatewise.tasks.forecast.model import ForecastModel
 
         model = ForecastModel.load(self.model)
-        df = read_table(self.table)
         if self.future_table is not None:
             df = with_future(df, read_table(self.future_table), model.columns)
         panel, notes = model.read(df)
@@ -107,7 +112,7 @@ class Predict:
             print(f"note: {note}", file=sys.stderr)
         forecast = model.predict(panel)
         if self.output is None:
-            sys.stdout.write(forecast.write_csv())
+            sys.stdout.write(csv_text(forecast))
         else:
             write_table(forecast, self.output)
             series = f"{len(panel.ids):,} series" if len(panel.ids) > 1 else "1 series"
@@ -141,17 +146,20 @@ class Evaluate:
     json: str | None = None
     """also write the scores, overall and by step, as JSON to this file, or - to print JSON and nothing else"""
 
-    def run(self) -> int:
+    def run(self, words: Sequence[str]) -> int:
         """Score and print."""
-        from gatewise.cli.progress import print_scores
         from gatewise.data import read_table
         from gatewise.format import atomic_file
+
+        df = read_table(self.table)
+
+        from gatewise.cli.progress import print_scores
         from gatewise.tasks.forecast.evaluate import evaluate
         from gatewise.tasks.forecast.model import ForecastModel
 
         model = ForecastModel.load(self.model)
         truth = None if self.truth is None else read_table(self.truth)
-        metrics = evaluate(model, read_table(self.table), truth=truth, stride=self.stride, in_sample=self.in_sample)
+        metrics = evaluate(model, df, truth=truth, stride=self.stride, in_sample=self.in_sample)
         text = json.dumps(metrics, indent=2) + "\n"
         if self.json == "-":
             sys.stdout.write(text)
@@ -231,8 +239,9 @@ def _read_config(path: Path) -> dict[str, Any]:
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise InputError(f"the config file {path} has {name!r}, which is no setting{hint}: {', '.join(known)}.")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    trial: dict[str, Any] = {"horizon": 1} | values
     try:
-        Settings(**({"horizon": 1} | values)).check()
+        Settings(**trial).check()
     except InputError as error:
         raise InputError(f"the config file {path}: {error}") from None
     return values

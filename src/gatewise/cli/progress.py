@@ -71,7 +71,8 @@ def print_scores(metrics: Mapping[str, Any], *, by_step: bool = False) -> None:
     if not metrics:
         console.print("not scored: there were no rows to hold out.")
         return
-    console.print(f"scored: {metrics['scored']} ({metrics['windows']:,} windows, {metrics['values']:,} values)")
+    windows = f"{metrics['windows']:,} window{'s' * (metrics['windows'] != 1)}"
+    console.print(f"scored: {metrics['scored']} ({windows}, {metrics['values']:,} values)")
     overall = Table()
     overall.add_column("")
     for model in metrics["models"]:

@@ -6,7 +6,7 @@ This layer knows Polars and NumPy and no model. Everything that a user can mend 
 from gatewise.data.calendar import calendar_features
 from gatewise.data.frequency import Frequency, infer_frequency
 from gatewise.data.panel import Columns, Panel, build_panel, with_future
-from gatewise.data.read import read_table, to_polars, write_table
+from gatewise.data.read import csv_text, read_table, to_polars, write_table
 
 __all__ = [
     "Columns",
@@ -14,6 +14,7 @@ __all__ = [
     "Panel",
     "build_panel",
     "calendar_features",
+    "csv_text",
     "infer_frequency",
     "read_table",
     "to_polars",

@@ -204,7 +204,6 @@ def _covariates(df: pl.DataFrame, rows: Rows, kind: str, history: np.ndarray, mi
     out = np.empty((len(rows.source), len(names)), np.float32)
     for column, name in enumerate(names):
         values = number_column(df, name, f"{kind} covariate")[rows.source]
-        _check_float32(rows, name, kind, values)
         blank = np.isnan(values)
         if kind == "future":
             _refuse_blank(rows, blank & ~history & ~rows.added, f"future covariate {name!r} is missing", "its future")
@@ -224,13 +223,6 @@ def _refuse_blank(rows: Rows, blank: np.ndarray, what: str, where: str, hint: st
             f"the {what} in {count(int(blank.sum()), 'row')} of {where}, the first at "
             f"{rows.place(int(np.argmax(blank)))}; {hint}."
         )
-
-
-def _check_float32(rows: Rows, name: str, kind: str, values: np.ndarray) -> None:
-    huge = np.abs(values) > np.finfo(np.float32).max
-    if huge.any():
-        row = int(np.argmax(huge))
-        raise InputError(f"the {kind} covariate {name!r} is too large for float32: {values[row]} at {rows.place(row)}.")
 
 
 def _check_any_value(rows: Rows, name: str, kind: str, values: np.ndarray, history: np.ndarray) -> None:

@@ -85,6 +85,21 @@ def to_polars(frame: object) -> pl.DataFrame:
         raise InputError(f"the table cannot be converted to Polars: {_first_line(error)}.") from error
 
 
+def csv_text(df: pl.DataFrame) -> str:
+    r"""A table as CSV, its stamps written as most tables write them: no fraction where there is none.
+
+    Example:
+        >>> from datetime import datetime
+        >>> csv_text(pl.DataFrame({"ds": [datetime(2024, 1, 6)], "y": [1.5]}))
+        'ds,y\n2024-01-06 00:00:00,1.5\n'
+    """
+    stamps = {name: dtype for name, dtype in df.schema.items() if isinstance(dtype, pl.Datetime)}
+    return df.with_columns(
+        pl.col(name).dt.to_string("%Y-%m-%d %H:%M:%S%.f" + ("%:z" if dtype.time_zone else ""))
+        for name, dtype in stamps.items()
+    ).write_csv()
+
+
 def write_table(df: pl.DataFrame, path: str | Path) -> None:
     r"""Writes a table so that the path holds either its old content or all of the new one.
 
@@ -109,7 +124,7 @@ def write_table(df: pl.DataFrame, path: str | Path) -> None:
     try:
         with atomic_file(path) as file:
             if ending == ".csv":
-                df.write_csv(file)
+                file.write(csv_text(df).encode())
             else:
                 df.write_parquet(file)
     except pl.exceptions.PolarsError as error:

@@ -131,6 +131,9 @@ def number_column(df: pl.DataFrame, name: str, role: str) -> np.ndarray:
             f"the {role} {name!r} is infinite in {count(len(infinite), 'row')}, first in row {infinite[0] + 1}: give "
             "finite numbers, and leave unknown cells blank."
         )
+    huge = np.flatnonzero(np.abs(numbers) > np.finfo(np.float32).max)
+    if len(huge):
+        raise InputError(f"the {role} {name!r} is too large for float32: {numbers[huge[0]]} in row {huge[0] + 1}.")
     return numbers
 
 

@@ -75,7 +75,8 @@ def extend(panel: Panel, steps: int) -> Panel:
     new = np.arange(steps) < need[:, None]
     rows = (offsets[:-1] + sizes)[:, None] + np.arange(steps)
     order = np.argsort(np.concatenate([old, rows[new]]), kind="stable")
-    time = pl.concat([panel.time, stamps.filter(pl.Series(new.ravel())).cast(panel.time.dtype)]).gather(order)
+    # Small whole numbers may outgrow their type; every other stamp keeps it.
+    time = pl.concat([panel.time.cast(stamps.dtype), stamps.filter(pl.Series(new.ravel()))]).gather(order)
 
     def spread(values: np.ndarray, fill: float) -> np.ndarray:
         out = np.full((offsets[-1], *values.shape[1:]), fill, values.dtype)

@@ -15,7 +15,8 @@ def atomic_file(path: str | Path) -> Generator[BinaryIO]:
     """Open a file for writing that takes its place only once it is complete and on disk.
 
     Raises:
-        InputError: the file cannot be written; what was there before is untouched and nothing is left beside it.
+        InputError: the file cannot be written; what was there before is untouched and nothing is left beside it. Or
+            the file has its new content, but the folder cannot be made to last; the text says so.
 
     Example:
         >>> import tempfile
@@ -33,12 +34,15 @@ def atomic_file(path: str | Path) -> Generator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+    try:
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"{path} is written, but may not outlast a power cut: {error.strerror}.") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,9 @@ Shapes = dict[str, tuple[int, ...]]
 MAX_SIZE = 1 << 24
 """Larger sizes than any LSTM has; a file that states one is damaged."""
 
+MAX_LAYERS = 1024
+"""Every layer has a list of weights, which is made before the file's weights are looked at."""
+
 
 class Block(Protocol):
     """What every block can say of itself."""
@@ -131,8 +134,10 @@ def _parse_block(data: object) -> Block:
         raise InputError(f"the block {kind!r} must have the fields {', '.join(sorted(names))}.")
     for name, value in sizes.items():
         if name == "cell":
-            if value not in CELLS:
+            if not isinstance(value, str) or value not in CELLS:
                 raise InputError(f"the block {kind!r} has the cell {value!r}; this version knows {', '.join(CELLS)}.")
-        elif type(value) is not int or not 1 <= value <= MAX_SIZE:
-            raise InputError(f"{name} of the block {kind!r} must be a whole number from 1 to {MAX_SIZE}.")
+            continue
+        largest = MAX_LAYERS if name == "num_layers" else MAX_SIZE
+        if type(value) is not int or not 1 <= value <= largest:
+            raise InputError(f"{name} of the block {kind!r} must be a whole number from 1 to {largest}.")
     return BLOCKS[kind](**sizes)

@@ -25,7 +25,8 @@ _KEY = "gatewise"
 _BLANK = "0" * 64
 # The JSON text stands as a string inside the JSON of the header, so its quotes are escaped there.
 _SHA = re.compile(rb'\\"sha256\\":\\"([0-9a-f]{64})\\"')
-_PICKLE = re.compile(rb"PK\x03\x04|\x80[\x00-\x05]")
+# The length of a header of 896 bytes starts like a pickle too, but ends in zeros before a brace.
+_PICKLE = re.compile(rb"PK\x03\x04|\x80[\x00-\x05](?!\x00{6}\{)")
 _LENGTH_BYTES = 8
 
 

@@ -127,6 +127,8 @@ def train(
                 on_step(number, index, value)
             module.eval()
             val_loss = validate() if validate else None
+            if val_loss is not None and not math.isfinite(val_loss):
+                raise InputError(f"the validation loss became {val_loss} in epoch {number}: try a lower learning rate.")
             epoch = Epoch(number, total / plan.steps, val_loss, time.perf_counter() - started)
             score = epoch.train_loss if val_loss is None else val_loss
             history.epochs.append(epoch)

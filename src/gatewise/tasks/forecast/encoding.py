@@ -1,5 +1,6 @@
 """What the covariates become on their way into the LSTM, learned from the training rows and kept with the model."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from gatewise.data import Panel, calendar_features
 from gatewise.errors import InputError
 
 MAX_CATEGORIES = 100
+SMALLEST_SPREAD = 1e-12
 _YEAR = 365.25 * 86400
 
 
@@ -20,6 +22,10 @@ class Numeric:
     name: str
     mean: float
     std: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"the statistics of {self.name!r} are not those of numbers")
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """float32 of the same shape."""
@@ -67,6 +73,8 @@ class Encoding:
         parts = [covariate.encode(panel.future[:, i])[:, None] for i, covariate in enumerate(self.future)]
         if self.calendar:
             features, names = calendar_features(panel.time, panel.frequency)
+            if not set(self.calendar) <= set(names):
+                raise InputError(f"the model wants {', '.join(self.calendar)}, which this time does not have.")
             parts.append(features[:, [names.index(name) for name in self.calendar]])
         return np.concatenate([np.empty((len(panel.y), 0), np.float32), *parts], axis=1)
 
@@ -120,8 +128,9 @@ class Encoding:
 
 def _numeric(name: str, values: np.ndarray) -> Numeric:
     values = values[np.isfinite(values)].astype(np.float64)
-    std = float(values.std()) if len(values) else 0.0
-    return Numeric(name, float(values.mean()) if len(values) else 0.0, std or 1.0)
+    mean, std = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
+    # The mean of equal values may be off by a rounding, which must not become their spread.
+    return Numeric(name, mean, std if std > SMALLEST_SPREAD * abs(mean) else 1.0)
 
 
 def _static(values: pl.Series) -> Numeric | Category:

@@ -1,5 +1,6 @@
 """The Python face of the task: an estimator with scikit-learn's manners."""
 
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, final
@@ -50,11 +51,17 @@ class Forecaster(Settings):
 
         Args:
             frame: one row per series and time: a Polars, pandas or pyarrow frame, or the path of a table.
-            y: not used; here because scikit-learn's tools pass it. The target is a column of the frame.
+            y: None; here because scikit-learn's tools pass it. The target is a column of the frame.
             watch: told of the data, every step and every epoch.
+
+        Ctrl-C after the first epoch ends the training: the best model so far is kept, with a warning.
         """
+        if y is not None:
+            raise InputError("y must be None: the target is a column of the frame, named by target.")
         self.model_, self.fitted_ = fit_model(self, to_polars(frame), watch or Silent())
         self._backend = _backend_of(frame)
+        if self.fitted_.history.interrupted:
+            warnings.warn(f"stopped by Ctrl-C: kept epoch {self.fitted_.history.best}, the best so far.", stacklevel=2)
         return self
 
     def predict(self, frame: object | None = None, *, future: object | None = None) -> Any:

@@ -11,7 +11,7 @@ from gatewise.data.windows import OriginRanges, Origins
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.inputs import Inputs
 from gatewise.tasks.forecast.metrics import score, seasonal_scale, series_mase
-from gatewise.tasks.forecast.model import ForecastModel, moments
+from gatewise.tasks.forecast.model import ForecastModel, moments, moments_of
 
 OURS, NAIVE, SEASONAL = "gatewise", "naive", "seasonal naive"
 
@@ -33,15 +33,12 @@ def evaluate(
         raise InputError(f"stride must be a whole number of at least 1, not {stride!r}.")
     if in_sample and truth is not None:
         raise InputError("truth is scored out of sample; give either truth or in_sample.")
-    table = df if truth is None else pl.concat([df, _checked_truth(model, df, truth)], how="diagonal_relaxed")
-    panel, _ = model.read(table, forecasting=False)
-    after_cutoff = first_after(panel, model.cutoffs)
-    first, what = after_cutoff, "rows after each series' training cut-off"
-    if truth is not None:
-        history, _ = model.read(df, forecasting=False)
-        first, what = first_after(panel, ends_of(history)), "the rows of truth, after the end of the table"
-        if (first < after_cutoff).any():
-            raise InputError("truth has rows from before the training cut-off; the model has seen them.")
+    if truth is None:
+        panel, _ = model.read(df, forecasting=False)
+        first, what = first_after(panel, model.cutoffs), "rows after each series' training cut-off"
+    else:
+        panel, first = _with_truth(model, df, truth)
+        what = "the rows of truth, after the end of the table"
     if in_sample:
         first, what = panel.offsets[:-1], "IN-SAMPLE: the whole table, rows that the model was trained on too"
     first = np.maximum(first, panel.offsets[:-1] + (1 if model.short == "pad" else model.shape.window))
@@ -54,11 +51,6 @@ def evaluate(
     return scored(model, panel, origins, what)[0]
 
 
-def ends_of(panel: Panel) -> dict[str, int]:
-    """The moment of the last target of each series, by name."""
-    return dict(zip(panel.ids.cast(pl.String), moments(panel.time)[panel.ends - 1].tolist(), strict=True))
-
-
 def first_after(panel: Panel, cutoffs: Mapping[str, int]) -> np.ndarray:
     """int64 [N]: the first row after each series' cut-off; the first row of all where a series has none."""
     cut = np.array([cutoffs.get(name, np.iinfo(np.int64).min) for name in panel.ids.cast(pl.String)])
@@ -66,17 +58,43 @@ def first_after(panel: Panel, cutoffs: Mapping[str, int]) -> np.ndarray:
     return panel.offsets[:-1] + before[panel.offsets[1:]] - before[panel.offsets[:-1]]
 
 
-def _checked_truth(model: ForecastModel, df: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
-    wanted = [name for _, name in model.columns.roles()]
+def _with_truth(model: ForecastModel, df: pl.DataFrame, truth: pl.DataFrame) -> tuple[Panel, np.ndarray]:
+    """The panel of the table with the rows of truth below it, and the first row of truth of each series [N]."""
+    history, _ = model.read(df, forecasting=False)
+    columns = model.columns
+    wanted = [name for _, name in columns.roles()]
     lacking = [name for name in wanted if name not in truth.columns]
     if lacking:
         raise InputError(f"truth has no column {lacking[0]!r}; it needs {', '.join(wanted)}.")
-    if model.columns.id is not None:
-        new = truth[model.columns.id].cast(pl.String).unique().sort()
-        new = new.filter(~new.is_in(df[model.columns.id].cast(pl.String).unique().to_list()))
+    if columns.id is not None:
+        new = truth[columns.id].cast(pl.String).unique().sort()
+        new = new.filter(~new.is_in(df[columns.id].cast(pl.String).unique().to_list()))
         if len(new):
             raise InputError(f"truth has series {new[0]!r}, of which the table has no history.")
-    return truth
+    try:
+        joined = pl.concat([_without_future(df, model), truth.select(wanted)], how="vertical_relaxed")
+    except pl.exceptions.SchemaError:
+        raise InputError(
+            f"truth does not fit the table: {', '.join(wanted)} must have the same types and time zone in both."
+        ) from None
+    try:
+        panel, _ = model.read(joined, forecasting=False)
+    except InputError as error:
+        raise InputError(f"the rows of truth do not follow those of the table: {error}") from None
+    first = first_after(panel, moments_of(history, history.ends - 1))
+    if (first < first_after(panel, model.cutoffs)).any():
+        raise InputError("truth has rows from before the training cut-off; the model has seen them.")
+    return panel, first
+
+
+def _without_future(df: pl.DataFrame, model: ForecastModel) -> pl.DataFrame:
+    """The columns of the model, without the blank targets at the end of each series: truth takes their place."""
+    columns = model.columns
+    target = pl.col(columns.target)
+    known = target.is_not_null() & (target.is_not_nan() if df[columns.target].dtype.is_float() else True)
+    later = known.cum_sum(reverse=True)
+    keep = later.over(columns.id) > 0 if columns.id else later > 0
+    return df.select(name for _, name in columns.roles()).filter(keep)
 
 
 def scored(model: ForecastModel, panel: Panel, origins: Origins, what: str) -> tuple[dict[str, Any], np.ndarray]:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from gatewise.data.windows import extend
 from gatewise.models import Network
 from gatewise.tasks.forecast.encoding import Encoding
 from gatewise.tasks.forecast.inputs import Batch, Inputs, Shape
-from gatewise.tasks.forecast.model import ForecastModel, architecture, moments
+from gatewise.tasks.forecast.model import ForecastModel, architecture, moments_of
 from gatewise.tasks.forecast.resolve import (
     choose_lags,
     drop_short,
@@ -89,7 +89,6 @@ def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[For
     settings.check()
     panel = build_panel(df, resolve_columns(df, settings), missing=settings.missing)
     settings, panel, notes = _settle(settings, panel)
-    notes += unused_time_column(df, panel.columns)
     summary = [*_describe(settings, panel.columns), *panel.summary()]
     panel = extend(panel, settings.horizon)
     window, season = settings.window or 1, settings.season or 1
@@ -97,46 +96,46 @@ def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[For
     shape = Shape(window, settings.horizon, choose_lags(panel, split.train_ends, season, window))
     encoding = Encoding.fit(panel, split.train_ends)
     inputs = Inputs(panel, encoding, shape)
-    torch.manual_seed(settings.seed)
-    levels = tuple(settings.quantiles)
-    blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(levels))
-    network = Network(blocks, settings.dropout)
-    network.lstm().requires_grad_(not settings.freeze_lstm)
-    plan = Plan(settings.epochs, STEPS_PER_EPOCH, settings.learning_rate, patience=settings.patience)
-    summary += [
-        ("window and horizon", f"{window} and {settings.horizon} steps, season {season}"),
-        ("LSTM inputs", ", ".join(inputs.channels)),
-        ("weights", f"{sum(p.numel() for p in network.parameters()):,}"),
-        *(("note", note) for note in notes),
-    ]
-    watch.begin(summary, plan)
-    started = time.perf_counter()
-    with _threads(settings.threads):
+    with _own_randomness(settings.seed), _threads(settings.threads):
+        blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(settings.quantiles))
+        network = Network(blocks, settings.dropout)
+        network.lstm().requires_grad_(not settings.freeze_lstm)
+        plan = Plan(settings.epochs, STEPS_PER_EPOCH, settings.learning_rate, patience=settings.patience)
+        summary += [
+            ("window and horizon", f"{window} and {settings.horizon} steps, season {season}"),
+            ("LSTM inputs", ", ".join(inputs.channels)),
+            ("weights", f"{sum(p.numel() for p in network.parameters()):,}"),
+            *(("note", note) for note in (*notes, *unused_time_column(df, panel.columns))),
+        ]
+        watch.begin(summary, plan)
+        started = time.perf_counter()
         history = _train(network, inputs, split, plan, settings=settings, watch=watch)
-    plain = {field.name: getattr(settings, field.name) for field in fields(Settings)}
-    record = {
-        "seconds": round(time.perf_counter() - started, 3),
-        "best_epoch": history.best,
-        "interrupted": history.interrupted,
-        "epochs": [asdict(epoch) for epoch in history.epochs],
-        "settings": plain,
-        "torch": str(torch.__version__),
-    }
-    cutoffs = moments(panel.time)[split.cutoffs - 1].tolist()
     model = ForecastModel(
         network=network,
         shape=shape,
         season=season,
-        levels=levels,
+        levels=settings.quantiles,
         columns=panel.columns,
         frequency=panel.frequency,
         encoding=encoding,
         missing=settings.missing,
         short=settings.short,
-        cutoffs=dict(zip(panel.ids.cast(pl.String), cutoffs, strict=True)),
-        training=record,
+        cutoffs=moments_of(panel, split.cutoffs - 1),
+        training=_record(history, settings, time.perf_counter() - started),
     )
-    return model, Fitted(panel, split, tuple(summary), history, plain)
+    return model, Fitted(panel, split, tuple(summary), history, asdict(settings))
+
+
+def _record(history: History, settings: Settings, seconds: float) -> dict[str, Any]:
+    """What the model file keeps of its training."""
+    return {
+        "seconds": round(seconds, 3),
+        "best_epoch": history.best,
+        "interrupted": history.interrupted,
+        "epochs": [asdict(epoch) for epoch in history.epochs],
+        "settings": asdict(settings),
+        "torch": str(torch.__version__),
+    }
 
 
 def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
@@ -178,6 +177,14 @@ def _train(
 
 
 @contextlib.contextmanager
+def _own_randomness(seed: int) -> Generator[None]:
+    """Draw from the seed, and leave the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
 def _threads(count: int) -> Generator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -195,15 +202,11 @@ def _settle(settings: Settings, panel: Panel) -> tuple[Settings, Panel, tuple[st
     lengths = panel.lengths()
     shortest = int(lengths.min() if settings.short == "error" else np.median(lengths))
     window = settings.window or usual_window(shortest, season, horizon, holdout)
-    panel, notes = drop_short(
-        panel, window + horizon, settings.short, f"a window of {window} and a horizon of {horizon}"
-    )
-    chosen = replace(_plain(settings), season=season, holdout=holdout, window=window)
+    need = f"{window + horizon} rows needed, a window of {window} and a horizon of {horizon}"
+    remedy = "Use a shorter window or horizon, or --short pad to fill them up, or --short drop to leave them out."
+    panel, notes = drop_short(panel, window + horizon, settings.short, need, remedy)
+    chosen = replace(settings.plain(), season=season, holdout=holdout, window=window)
     return chosen, panel, notes
-
-
-def _plain(settings: Settings) -> Settings:
-    return Settings(**{field.name: getattr(settings, field.name) for field in fields(Settings)})
 
 
 def _describe(settings: Settings, columns: Columns) -> list[tuple[str, str]]:

@@ -16,12 +16,12 @@ def seasonal_scale(y: np.ndarray, starts: np.ndarray, stops: np.ndarray, season:
     """[N] mean |y_t − y_{t−season}| over rows starts … stops of each series; NaN where it is zero or unknown."""
     difference = np.full(len(y), np.nan)
     difference[season:] = np.abs(y[season:] - y[:-season])
-    first = np.minimum(starts + season, stops)
-    known = ~np.isnan(difference)
-    total = np.concatenate([[0.0], np.cumsum(np.where(known, difference, 0.0))])
-    count = np.concatenate([[0], np.cumsum(known)])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scale = (total[stops] - total[first]) / (count[stops] - count[first])
+    rows = np.arange(len(y))
+    series = np.searchsorted(starts, rows, side="right") - 1
+    counted = ~np.isnan(difference) & (rows >= starts[series] + season) & (rows < stops[series])
+    # Summed series by series: a running total over all would drown small series in the rounding of large ones.
+    total = np.bincount(series[counted], difference[counted], len(starts))
+    scale = total / np.maximum(np.bincount(series[counted], minlength=len(starts)), 1)
     return np.where(scale > 0, scale, np.nan)
 
 
@@ -99,7 +99,7 @@ def _coverage(
         mirror = [high for high, other in enumerate(levels) if high > low and abs(level + other - 1) < 1e-9]
         if mirror and known.any():
             inside = (q[..., low] <= truth) & (truth <= q[..., mirror[0]])
-            shares[f"{level:g}-{levels[mirror[0]]:g}"] = float(inside[known].mean())
+            shares[f"{level}-{levels[mirror[0]]}"] = float(inside[known].mean())
     return shares or None
 
 

@@ -17,11 +17,12 @@ from gatewise.models import Network, from_file
 from gatewise.tasks.forecast.encoding import Encoding
 from gatewise.tasks.forecast.inputs import Inputs, Shape, channels
 from gatewise.tasks.forecast.resolve import drop_short
+from gatewise.tasks.forecast.settings import Settings
 
 TASK = "forecast"
 MODEL_NAME = "model.safetensors"
 PREDICT_BATCH = 256
-MAX_STEPS = 1_000_000
+MAX_LAG = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class ForecastModel:
         """
         need_future = self.shape.horizon if forecasting else 0
         panel = build_panel(df, self.columns, frequency=self.frequency, missing=self.missing, need_future=need_future)
-        window = self.shape.window
-        panel, notes = drop_short(panel, window, self.short, f"the window of {window} steps")
+        need = f"{self.shape.window} rows of the model's window"
+        remedy = "Give more of their history, or fit the model with a shorter window, or with --short pad or drop."
+        panel, notes = drop_short(panel, self.shape.window, self.short, need, remedy)
         return extend(panel, self.shape.horizon), notes
 
     def inputs(self, panel: Panel) -> Inputs:
@@ -94,7 +96,7 @@ class ForecastModel:
         rows = (panel.ends[:, None] + np.arange(horizon)).ravel()
         ids = panel.ids.gather(np.repeat(np.arange(len(panel.ids)), horizon))
         time = panel.time.gather(rows)
-        columns = {f"q{level:g}": quantiles[..., i].ravel() for i, level in enumerate(self.levels)}
+        columns = {f"q{level}": quantiles[..., i].ravel() for i, level in enumerate(self.levels)}
         return pl.DataFrame({ids.name: ids, time.name: time, **columns})
 
     def save(self, path: str | Path) -> None:
@@ -124,6 +126,8 @@ class ForecastModel:
         try:
             model = cls._from_settings(cast("dict[str, Any]", file.settings), file)
             fits = model._fits()
+        except InputError as error:
+            raise InputError(f"model file {path} is damaged: {error}") from None
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise InputError(f"model file {path} is damaged: its settings are not complete ({error!r}).") from None
         if not fits:
@@ -132,23 +136,22 @@ class ForecastModel:
 
     def _fits(self) -> bool:
         """Whether the settings are of the sizes that the network was built for."""
-        expected = architecture(
-            len(channels(self.shape, self.encoding)),
-            self.network.lstm().hidden_size,
-            self.network.lstm().num_layers,
-            self.shape,
-            len(self.levels),
-        )
-        sizes = (self.shape.window, self.shape.horizon, self.season, *self.shape.lags)
-        whole = all(type(size) is int and 1 <= size <= MAX_STEPS for size in sizes)
-        levels = list(self.levels)
-        return whole and self.network.blocks == expected and levels == sorted(levels) and 0.5 in levels
+        first = self.network.blocks[0]
+        if not isinstance(first, Lstm):
+            return False
+        inputs = len(channels(self.shape, self.encoding))
+        expected = architecture(inputs, first.hidden_size, first.num_layers, self.shape, len(self.levels))
+        lags = all(type(lag) is int and 1 <= lag <= MAX_LAG for lag in self.shape.lags)
+        cutoffs = all(type(moment) is int for moment in self.cutoffs.values())
+        return lags and cutoffs and self.network.blocks == expected
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any], file: ModelFile) -> "ForecastModel":
         columns: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in settings["columns"].items()
         }
+        given = {name: settings[name] for name in ("horizon", "window", "season", "missing", "short")}
+        Settings(**given, quantiles=tuple(settings["levels"])).check()
         return cls(
             network=from_file(file),
             shape=Shape(settings["window"], settings["horizon"], tuple(settings["lags"])),
@@ -159,7 +162,7 @@ class ForecastModel:
             encoding=Encoding.from_dict(settings["encoding"]),
             missing=settings["missing"],
             short=settings["short"],
-            cutoffs=settings["cutoffs"],
+            cutoffs=dict(settings["cutoffs"]),
             training=file.training,
         )
 
@@ -171,6 +174,11 @@ def architecture(channels: int, hidden: int, layers: int, shape: Shape, levels: 
         Linear(hidden, levels + shape.candidates),
         QuantileMix(shape.candidates, levels),
     )
+
+
+def moments_of(panel: Panel, rows: np.ndarray) -> dict[str, int]:
+    """The moment of one row [N] of each series, by the name of the series."""
+    return dict(zip(panel.ids.cast(pl.String), moments(panel.time)[rows].tolist(), strict=True))
 
 
 def moments(time: pl.Series) -> np.ndarray:

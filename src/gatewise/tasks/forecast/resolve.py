@@ -9,6 +9,7 @@ from gatewise.errors import InputError
 from gatewise.tasks.forecast.settings import Settings
 
 USUAL_WINDOW = 168
+LONGEST_USUAL_WINDOW = 336
 MOST_SERIES_FOR_LAGS = 1000
 _DAY = 86_400
 _SEASONS_OF_MONTHS = {1: 12, 3: 4}
@@ -56,33 +57,38 @@ def usual_season(frequency: Frequency) -> int:
 
 
 def usual_window(length: int, season: int, horizon: int, holdout: int) -> int:
-    """About 168 steps in whole seasons, at least two seasons and the horizon; less where series are short."""
-    usual = max(season * max(2, round(USUAL_WINDOW / season)), horizon)
+    """About 168 steps in whole seasons, at least the horizon; less where series are short, down to two seasons."""
+    usual = max(min(season * max(2, round(USUAL_WINDOW / season)), LONGEST_USUAL_WINDOW), horizon)
     room = length - 2 * horizon - holdout
     return max(min(usual, room), min(usual, max(2 * season, horizon)))
 
 
-def drop_short(panel: Panel, need: int, policy: str, what: str) -> tuple[Panel, tuple[str, ...]]:
-    """Apply the policy for series with fewer than ``need`` rows; returns what was left out, in words.
+def drop_short(panel: Panel, least: int, policy: str, need: str, remedy: str) -> tuple[Panel, tuple[str, ...]]:
+    """Apply the policy for series with fewer than ``least`` rows.
+
+    Args:
+        panel: the series.
+        least: rows that a series must have.
+        policy: "error", "pad" (keep them) or "drop".
+        need: what ``least`` rows are, in words.
+        remedy: what the user can do about it.
+
+    Returns:
+        The series that stay, and what was left out, in words.
 
     Raises:
-        InputError: the policy is "error" and there are some, or it is "drop" and none would be left.
+        InputError: the policy is "error" and there are short series, or it is "drop" and none would be left.
     """
-    short = panel.lengths() < need
+    short = panel.lengths() < least
     if policy == "pad" or not short.any():
         return panel, ()
     names = [str(name) for name in panel.ids.filter(pl.Series(short)).head(5)]
     listed = ", ".join(names) + (", …" if short.sum() > len(names) else "")
-    lengths = panel.lengths()[short]
-    if policy == "error":
-        raise InputError(
-            f"{int(short.sum())} of {len(short)} series are shorter than the {need} rows needed ({what}): {listed} "
-            f"(the shortest has {int(lengths.min())}). Use a shorter window or horizon, or --short pad to fill them "
-            "up, or --short drop to leave them out."
-        )
-    if short.all():
-        raise InputError(f"all {len(short)} series are shorter than the {need} rows needed ({what}): none is left.")
-    return panel.select(~short), (f"left out {int(short.sum())} short series: {listed}",)
+    which = f"{int(short.sum()):,} of {len(short):,} series"
+    if policy == "drop" and not short.all():
+        return panel.select(~short), (f"left out {which}, shorter than the {need}: {listed}",)
+    shortest = int(panel.lengths()[short].min())
+    raise InputError(f"{which} too short for the {need}: {listed} (the shortest has {shortest}). {remedy}")
 
 
 def choose_lags(panel: Panel, train_ends: np.ndarray, season: int, window: int) -> tuple[int, ...]:
@@ -91,12 +97,12 @@ def choose_lags(panel: Panel, train_ends: np.ndarray, season: int, window: int) 
     Two candidates are worth as much as a mixture of them can be, so the multiple is the one for which the smaller of
     the two errors is smallest on the training rows.
     """
-    if season == 1 or season > window:
+    if season == 1:
         return ()
     longest = window // season * season
     multiples = np.arange(2 * season, longest + 1, season)
     if not len(multiples):
-        return (season,)
+        return (season,)  # a season longer than the window is still there to repeat
     picked = np.linspace(0, len(panel.ids) - 1, min(len(panel.ids), MOST_SERIES_FOR_LAGS)).astype(np.int64)
     filled = forward_filled(panel.y, panel.offsets)
     total = np.zeros(len(multiples))

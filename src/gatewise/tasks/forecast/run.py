@@ -1,8 +1,10 @@
 """The run folder: model, resolved settings, metrics, forecast and report of one fit, written whole or not at all."""
 
+import contextlib
 import json
 import shutil
 import tempfile
+from collections.abc import Generator
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,28 +21,12 @@ from gatewise.format import atomic_file
 from gatewise.reference import Weights, scan
 from gatewise.tasks.forecast.evaluate import scored
 from gatewise.tasks.forecast.fitting import Fitted
+from gatewise.tasks.forecast.folder import check_folder
 from gatewise.tasks.forecast.model import MODEL_NAME, ForecastModel
 from gatewise.tasks.forecast.report import Fan, GateTrace, ReportData, render_report
 
 FILES = (MODEL_NAME, "config.toml", "metrics.json", "forecast.csv", "report.html")
 HISTORY_IN_FANS = 5
-
-
-def check_folder(folder: str | Path, *, force: bool) -> None:
-    """Refuse a run folder that cannot be written, before any work is done.
-
-    Raises:
-        InputError: it exists and is not an empty folder (with ``force``: not a folder), or cannot be made.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; a run needs a folder of its own.")
-    if not force and folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"the output folder {folder} is not empty: give another --out, or --force to replace the run.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder {folder.parent} cannot be made: {error.strerror}.") from error
 
 
 def write_run(
@@ -63,8 +49,7 @@ def write_run(
     per_series = np.array([])
     if len(origins):
         metrics, per_series = scored(model, fitted.panel, origins, what)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with _staged(folder) as temporary:
         model.save(temporary / MODEL_NAME)
         _write(temporary / "config.toml", tomli_w.dumps(_without_none(fitted.settings)))
         _write(temporary / "metrics.json", json.dumps(metrics | {"training": model.training}, indent=2) + "\n")
@@ -84,10 +69,23 @@ def write_run(
             footer=f"gatewise {version('gatewise')}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}: {command}",
         )
         _write(temporary / "report.html", render_report(report))
-        _move(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return metrics
+
+
+@contextlib.contextmanager
+def _staged(folder: Path) -> Generator[Path]:
+    """A folder to write the run's files into; they take their place when all of them are there."""
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        yield temporary
+        _move(temporary, folder)
+    except OSError as error:
+        raise InputError(f"the run folder {folder} cannot be written: {error.strerror or error}.") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def scored_windows(fitted: Fitted) -> tuple[Origins, str]:

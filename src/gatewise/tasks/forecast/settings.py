@@ -3,10 +3,13 @@
 No torch here, so that ``gatewise fit --help`` answers at once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import ClassVar, Literal
 
 from gatewise.errors import InputError
+
+_FRACTIONS = {"dropout", "learning_rate"}
 
 
 @dataclass
@@ -90,6 +93,17 @@ class Settings:
         "short": ("error", "pad", "drop"),
     }
 
+    def plain(self) -> "Settings":
+        """The same settings in Python's own types, whatever NumPy scalars and lists they came as."""
+        values = {field.name: getattr(self, field.name) for field in fields(Settings)}
+        for name in self._RANGES:
+            if values[name] is not None:
+                values[name] = (float if name in _FRACTIONS else int)(values[name])
+        for name in ("past", "future", "static"):
+            values[name] = tuple(values[name])
+        values["quantiles"] = tuple(float(level) for level in values["quantiles"])
+        return Settings(**values)
+
     def check(self) -> None:
         """Refuse settings out of range.
 
@@ -100,10 +114,10 @@ class Settings:
             value = getattr(self, name)
             if value is None and name in {"season", "window", "holdout"}:
                 continue
-            whole = name not in {"dropout", "learning_rate"}
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            whole = name not in _FRACTIONS
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 raise InputError(f"{name} must be a {'whole ' * whole}number, not {value!r}.")
-            if not low <= value <= high:
+            if not low <= float(value) <= high:
                 raise InputError(f"{name} must be from {low:g} to {high:g}, not {value}.")
         for name, choices in self._CHOICES.items():
             if getattr(self, name) not in choices:

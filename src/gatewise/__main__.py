@@ -1,0 +1,7 @@
+"""``python -m gatewise`` is the command line."""
+
+import sys
+
+from gatewise.cli import main
+
+sys.exit(main())

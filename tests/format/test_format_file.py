@@ -1,0 +1,374 @@
+"""The model file: what goes in comes out, and whatever is not such a file gets a sentence and runs nothing."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from crafted import description, model, refused, sign, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load, save
+
+from gatewise.errors import InputError
+from gatewise.format import FORMAT_VERSION, Linear, ModelFile, load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "model.safetensors"
+    save_model(model(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("scratch") / "model.safetensors"
+
+
+def _header(data: bytes) -> tuple[dict, bytes]:
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
+def _with_header(header: bytes, body: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + body
+
+
+def test_what_goes_in_comes_out(saved: Path) -> None:
+    given, back = model(), load_model(str(saved))
+    assert (back.task, back.architecture) == (given.task, given.architecture)
+    assert (back.settings, back.training) == (given.settings, given.training)
+    assert set(back.weights) == set(given.weights)
+    for name, value in given.weights.items():
+        assert back.weights[name].dtype == np.float32
+        assert back.weights[name].tobytes() == value.tobytes()
+
+
+def test_the_same_model_gives_the_same_bytes(saved: Path, scratch: Path) -> None:
+    save_model(load_model(saved), scratch)
+    assert scratch.read_bytes() == saved.read_bytes()
+
+
+def test_weights_in_any_memory_order(scratch: Path) -> None:
+    strided = {name: np.asfortranarray(np.repeat(value, 2, 0))[::2] for name, value in model().weights.items()}
+    save_model(replace(model(), weights=strided), scratch)
+    for name, value in load_model(scratch).weights.items():
+        np.testing.assert_array_equal(value, strided[name])
+
+
+def test_a_header_of_any_length(scratch: Path) -> None:
+    # The length is the first bytes of the file, and some lengths look like the first bytes of a pickle.
+    lengths = set()
+    small = ModelFile("t", (Linear(1, 1),), {"0.weight": np.ones((1, 1), "f4"), "0.bias": np.ones(1, "f4")})
+    for padding in range(0, 1300, 5):
+        given = replace(small, training={"note": "x" * padding})
+        save_model(given, scratch)
+        lengths.add(int.from_bytes(scratch.read_bytes()[:8], "little"))
+        assert load_model(scratch).training == given.training
+    assert {640, 896, 1152, 1408} <= lengths
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.dictionaries(
+        st.text(max_size=9),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+            max_leaves=8,
+        ),
+        max_size=4,
+    )
+)
+def test_any_plain_data_comes_back(tmp_path_factory, data: dict) -> None:
+    path = tmp_path_factory.getbasetemp() / "plain"
+    save_model(replace(model(), settings=data), path)
+    assert load_model(path).settings == data
+
+
+def test_the_sha_covers_every_byte_but_its_own(saved: Path) -> None:
+    data = saved.read_bytes()
+    header, _ = _header(data)
+    stated = json.loads(header["__metadata__"]["gatewise"])["sha256"]
+    assert data.count(stated.encode()) == 1
+    blanked = data.replace(stated.encode(), b"0" * 64)
+    assert hashlib.sha256(blanked).hexdigest() == stated
+
+
+def test_a_file_made_by_hand_is_read(scratch: Path) -> None:
+    back = load_model(write(scratch, description()))
+    assert back.architecture == model().architecture
+
+
+def test_the_file_can_be_read_by_safetensors_alone(saved: Path) -> None:
+    weights = load(saved.read_bytes())
+    assert set(weights) == set(model().weights)
+    assert json.loads(_header(saved.read_bytes())[0]["__metadata__"]["gatewise"])["format"] == FORMAT_VERSION
+
+
+# ---- files that are not model files
+
+
+def test_files_that_are_missing_empty_or_folders(tmp_path: Path) -> None:
+    refused(tmp_path / "none", "does not exist")
+    (tmp_path / "empty").write_bytes(b"")
+    refused(tmp_path / "empty", "not a model file")
+    refused(tmp_path, "cannot be read: Is a directory")
+
+
+def test_a_cut_at_any_byte_is_refused(saved: Path, scratch: Path) -> None:
+    data = saved.read_bytes()
+    for size in [*range(16), *range(16, len(data), 3), len(data) - 1]:
+        scratch.write_bytes(data[:size])
+        refused(scratch, "not a model file|damaged")
+
+
+def test_a_flip_of_any_byte_is_refused(saved: Path, scratch: Path) -> None:
+    data = saved.read_bytes()
+    for at in [*range(16), *range(16, len(data), 2)]:
+        changed = bytearray(data)
+        changed[at] ^= 1 << at % 8
+        scratch.write_bytes(changed)
+        with pytest.raises(InputError):
+            load_model(scratch)
+
+
+@pytest.mark.parametrize("more", [b"\0", b"x", bytes(4096)])
+def test_trailing_bytes_are_refused(saved: Path, scratch: Path, more: bytes) -> None:
+    scratch.write_bytes(saved.read_bytes() + more)
+    refused(scratch, "damaged")
+    unsigned = save(dict(model().weights), metadata={"gatewise": json.dumps(description(), separators=(",", ":"))})
+    refused(sign(scratch, unsigned + more), "damaged")
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(tmp_path_factory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "random"
+    path.write_bytes(data)
+    with pytest.raises(InputError):
+        load_model(path)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.binary(max_size=200), st.integers(-2, 2))
+def test_random_headers_are_refused(tmp_path_factory, body: bytes, off: int) -> None:
+    path = tmp_path_factory.getbasetemp() / "random"
+    path.write_bytes(max(0, len(body) + 1 + off).to_bytes(8, "little") + b"{" + body)
+    with pytest.raises(InputError):
+        load_model(path)
+
+
+class _Canary:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_never_runs(tmp_path: Path, protocol: int) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(_Canary(canary), protocol))
+    refused(path, "a pickle, which can run code" if protocol > 1 else "not a model file")
+    assert not canary.exists()
+    pickle.loads(path.read_bytes())
+    assert canary.exists(), "the canary cannot sing, so its silence says nothing"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_torch_file_never_runs(tmp_path: Path, zipped: bool) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "model.pt"
+    buffer = io.BytesIO()
+    torch.save({"weights": _Canary(canary)}, buffer, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(buffer.getvalue())
+    refused(path, "a pickle, which can run code")
+    assert not canary.exists()
+
+
+# ---- safetensors files whose header lies
+
+
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1, 2**40, 10**8 + 1])
+def test_a_header_that_claims_to_be_huge(saved: Path, scratch: Path, size: int) -> None:
+    scratch.write_bytes(size.to_bytes(8, "little") + saved.read_bytes()[8:])
+    refused(scratch, "damaged: it ends before its header does")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 100])
+def test_a_header_that_claims_to_be_short(saved: Path, scratch: Path, size: int) -> None:
+    scratch.write_bytes(size.to_bytes(8, "little") + saved.read_bytes()[8:])
+    refused(scratch, "not a model file|damaged")
+
+
+@pytest.mark.parametrize("header", [b"{", b"{]", b'{"a": }', b"{\xff\xfe}", b'{"a":' * 50_000])
+def test_a_header_that_is_not_json(scratch: Path, header: bytes) -> None:
+    scratch.write_bytes(_with_header(header, b""))
+    refused(scratch, "damaged: its header is not JSON")
+
+
+@pytest.mark.parametrize("metadata", [None, [], "text", 1])
+def test_metadata_of_another_type(scratch: Path, metadata: object) -> None:
+    scratch.write_bytes(_with_header(json.dumps({"__metadata__": metadata}).encode(), b""))
+    refused(scratch, "damaged|no gatewise model")
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
+def test_weights_without_a_description(scratch: Path, metadata: dict | None) -> None:
+    scratch.write_bytes(save(dict(model().weights), metadata=metadata))
+    refused(scratch, "weights but no gatewise model")
+
+
+@pytest.mark.parametrize("text", ["", "{", "nonsense", "{'a': 1}"])
+def test_a_description_that_is_not_json(scratch: Path, text: str) -> None:
+    scratch.write_bytes(save(dict(model().weights), metadata={"gatewise": text}))
+    refused(scratch, "its description is not JSON")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "1", '"x"'])
+def test_a_description_that_is_not_an_object(scratch: Path, text: str) -> None:
+    scratch.write_bytes(save(dict(model().weights), metadata={"gatewise": text}))
+    refused(scratch, "its description is not an object")
+
+
+@pytest.mark.parametrize("version", [None, 0, -1, 1.0, True, "1", [1]])
+def test_a_format_version_that_is_none(scratch: Path, version: object) -> None:
+    refused(write(scratch, {**description(), "format": version}), "it has no format version")
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
+def test_a_newer_format_says_so_whatever_else_has_changed(scratch: Path, version: int) -> None:
+    refused(write(scratch, {**description(), "format": version}), f"format {version}, from a newer gatewise")
+    scratch.write_bytes(save({}, metadata={"gatewise": json.dumps({"format": version})}))
+    refused(scratch, "from a newer gatewise; this one reads up to format 1")
+
+
+def test_a_sha_that_is_missing_wrong_or_stated_twice(scratch: Path) -> None:
+    without = {key: value for key, value in description().items() if key != "sha256"}
+    for text in (without, {**description(), "sha256": "0" * 63}, {**description(), "sha256": "g" * 64}):
+        scratch.write_bytes(save(dict(model().weights), metadata={"gatewise": json.dumps(text, separators=(",", ":"))}))
+        refused(scratch, "must state its SHA-256 once, not 0 times")
+    twice = {**description(), "settings": {"sha256": "1" * 64}}
+    refused(write(scratch, twice), "must state its SHA-256 once, not 2 times")
+    scratch.write_bytes(
+        save(dict(model().weights), metadata={"gatewise": json.dumps(description(), separators=(",", ":"))})
+    )
+    refused(scratch, "does not match its SHA-256")
+
+
+@pytest.mark.parametrize("name", ["task", "settings", "training"])
+@pytest.mark.parametrize("value", [None, 1, [], True])
+def test_a_description_whose_parts_have_other_types(scratch: Path, name: str, value: object) -> None:
+    refused(write(scratch, {**description(), name: value}), "task, settings or training record is missing")
+    without = {key: value for key, value in description().items() if key != name}
+    refused(write(scratch, without), "task, settings or training record is missing")
+
+
+def test_an_architecture_that_is_not_known(scratch: Path) -> None:
+    for architecture, message in (
+        (None, "must be a list of blocks"),
+        ([{"block": "gru"}], "a block 'gru'"),
+        ([{**description()["architecture"][0], "hidden_size": 2.0}], "hidden_size of the block 'lstm'"),
+        ([{**description()["architecture"][0], "x": 1}], "must have the fields"),
+    ):
+        refused(write(scratch, {**description(), "architecture": architecture}), message)
+
+
+def _change(name: str, value: np.ndarray) -> dict:
+    return {**model().weights, name: value}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({}, "not those of its architecture"),
+        (_change("3.weight", np.ones((1, 1), np.float32)), r"not those of its architecture \(3.weight\)"),
+        (
+            {("1.wait" if name == "1.weight" else name): value for name, value in model().weights.items()},
+            r"\(1.wait, 1.weight\)",
+        ),
+        (_change("1.weight", np.ones((2, 5), np.float32)), r"1.weight must be float32 \[5, 2\], not float32 \[2, 5\]"),
+        (_change("1.bias", np.ones((5, 1), np.float32)), r"1.bias must be float32 \[5\]"),
+        (_change("1.bias", np.ones(5, np.float64)), "1.bias must be float32 .* not float64"),
+        (_change("1.bias", np.ones(5, np.float16)), "not float16"),
+        (_change("1.bias", np.ones(5, np.int32)), "not int32"),
+        (_change("1.bias", np.array([0, 0, np.nan, 0, 0], np.float32)), "1.bias has values that are not finite"),
+        (
+            _change("0.weight_hh_l1", np.full((8, 2), -np.inf, np.float32)),
+            "weight_hh_l1 has values that are not finite",
+        ),
+    ],
+)
+def test_weights_that_are_not_those_of_the_architecture(scratch: Path, weights: dict, message: str) -> None:
+    refused(write(scratch, description(), weights), message)
+    scratch.write_bytes(b"old")
+    with pytest.raises(InputError, match=message):
+        save_model(replace(model(), weights=weights), scratch)
+    assert scratch.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2", "F99", "C64", 1, None])
+def test_weights_of_types_that_numpy_has_not(scratch: Path, dtype: object) -> None:
+    data = save(dict(model().weights), metadata={"gatewise": json.dumps(description(), separators=(",", ":"))})
+    header, body = _header(data)
+    header["1.bias"]["dtype"] = dtype
+    refused(sign(scratch, _with_header(json.dumps(header).encode(), body)), "damaged|must be float32")
+
+
+@pytest.mark.parametrize("change", ["overlap", "outside", "reversed", "negative", "shape", "gap"])
+def test_arrays_that_lie_where_they_must_not(scratch: Path, change: str) -> None:
+    data = save(dict(model().weights), metadata={"gatewise": json.dumps(description(), separators=(",", ":"))})
+    header, body = _header(data)
+    start, end = header["1.bias"]["data_offsets"]
+    if change == "overlap":
+        header["1.bias"]["data_offsets"] = header["0.bias_hh_l0"]["data_offsets"]
+    elif change == "outside":
+        header["1.bias"]["data_offsets"] = [2**40, 2**40 + end - start]
+    elif change == "reversed":
+        header["1.bias"]["data_offsets"] = [end, start]
+    elif change == "negative":
+        header["1.bias"]["data_offsets"] = [-20, 0]
+    elif change == "shape":
+        header["1.bias"]["shape"] = [2**62, 2**62]
+    else:
+        body += bytes(20)
+        header["1.bias"]["data_offsets"] = [len(body) - 20, len(body)]
+    refused(sign(scratch, _with_header(json.dumps(header).encode(), body)), "damaged")
+
+
+# ---- saving
+
+
+def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+    circle: dict = {}
+    circle["again"] = circle
+    for value in ({"a": float("nan")}, {"a": float("inf")}, {"a": object()}, {"a": {1, 2}}, circle):
+        with pytest.raises(InputError, match="cannot be written as JSON"):
+            save_model(replace(model(), settings=value), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_keeps_the_old_model(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "m"
+    save_model(model(), path)
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match="cannot be written: No space left on device"):
+            save_model(model(seconds=2.0), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert load_model(path).training == {"seconds": 1.5}

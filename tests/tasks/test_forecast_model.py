@@ -1,0 +1,353 @@
+"""A trained forecaster's file, its forecasts, and where each series' training ended."""
+
+import json
+from dataclasses import replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from forecast_panels import bare_panel, ready, rich_frame, rich_model, rich_panel
+from polars.testing import assert_frame_equal
+
+from gatewise.data import Columns, build_panel
+from gatewise.data.windows import Origins
+from gatewise.errors import InputError
+from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_model, save_model
+from gatewise.models import Network
+from gatewise.tasks.forecast.evaluate import ends_of, first_after
+from gatewise.tasks.forecast.inputs import Shape
+from gatewise.tasks.forecast.model import PREDICT_BATCH, ForecastModel, moments
+
+SHAPE = Shape(6, 4, (3, 6))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model() -> ForecastModel:
+    return rich_model(SHAPE, rich_panel((20, 11, 16), ahead=4))
+
+
+@pytest.fixture(scope="module")
+def saved(model: ForecastModel, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("forecast") / "model.safetensors"
+    model.save(path)
+    return path
+
+
+# ---- forecasts
+
+
+def test_a_model_comes_back_from_its_file(model: ForecastModel, saved: Path) -> None:
+    back = ForecastModel.load(saved)
+    for name in ("shape", "season", "levels", "columns", "frequency", "encoding", "missing", "short"):
+        assert getattr(back, name) == getattr(model, name), name
+    assert (dict(back.cutoffs), dict(back.training)) == (dict(model.cutoffs), dict(model.training))
+    assert back.network.blocks == model.network.blocks
+    assert not back.network.training
+
+
+@pytest.mark.parametrize("shape", [SHAPE, Shape(1, 1, ()), Shape(9, 13, (2,))], ids=str)
+def test_the_forecast_of_a_loaded_model_is_the_same_bit_for_bit(tmp_path: Path, shape: Shape) -> None:
+    df = rich_frame((20, 11, 16), ahead=shape.horizon)
+    model = rich_model(shape, rich_panel((20, 11, 16), ahead=shape.horizon))
+    model.save(tmp_path / "model.safetensors")
+    # From the file and from its folder.
+    for path in (tmp_path / "model.safetensors", str(tmp_path)):
+        back = ForecastModel.load(path)
+        expected, forecast = (m.predict(m.read(df)[0]) for m in (model, back))
+        assert_frame_equal(forecast, expected, check_exact=True)
+
+
+def test_a_forecast_is_a_table_of_ids_times_and_levels(model: ForecastModel) -> None:
+    df = rich_frame((20, 11, 16), ahead=4)
+    panel, notes = model.read(df)
+    forecast = model.predict(panel)
+    assert notes == ()
+    assert forecast.columns == ["unique_id", "ds", "q0.1", "q0.5", "q0.9"]
+    expected = df.group_by("unique_id", maintain_order=True).tail(4).select("unique_id", "ds")
+    assert_frame_equal(forecast.select("unique_id", "ds"), expected)
+    quantiles = forecast.select("q0.1", "q0.5", "q0.9").to_numpy()
+    assert np.isfinite(quantiles).all()
+    assert (np.diff(quantiles) >= 0).all()
+    direct = model.forecast(model.inputs(panel), Origins(np.arange(3), panel.ends))
+    np.testing.assert_array_equal(quantiles.reshape(3, 4, 3), direct)
+
+
+def test_a_forecast_is_the_network_in_the_units_of_the_table(model: ForecastModel) -> None:
+    panel = ready(rich_panel((20, 11, 16), ahead=4), SHAPE)
+    inputs, origins = model.inputs(panel), Origins(np.array([2, 0]), np.array([panel.ends[2] - 1, panel.ends[0]]))
+    batch = inputs.gather(origins)
+    with torch.no_grad():
+        scaled = model.network(batch.x, batch.candidates).numpy().astype(float)
+    expected = np.sort(batch.level[:, :, None] + batch.scale[:, :, None] * scaled, -1)
+    np.testing.assert_allclose(model.forecast(inputs, origins), expected, rtol=1e-12)
+
+
+def test_many_windows_are_forecast_as_few(model: ForecastModel) -> None:
+    panel = ready(rich_panel((20, 11, 16), ahead=4), SHAPE)
+    inputs, size = model.inputs(panel), 2 * PREDICT_BATCH + 3
+    rows = panel.offsets[0] + 1 + np.arange(size) % 19
+    many = model.forecast(inputs, Origins(np.zeros(size, int), rows))
+    assert many.shape == (size, 4, 3)
+    few = model.forecast(inputs, Origins(np.zeros(19, int), rows[:19]))
+    np.testing.assert_allclose(many, few[np.arange(size) % 19], rtol=1e-5)
+    assert model.forecast(inputs, Origins(np.zeros(0, int), np.zeros(0, int))).shape == (0, 4, 3)
+
+
+def test_crossing_quantiles_are_sorted(model: ForecastModel) -> None:
+    panel = ready(rich_panel((20, 11, 16), ahead=4), SHAPE)
+    network = Network(model.network.blocks).eval()
+    network.load_state_dict(model.network.state_dict())
+    with torch.no_grad():
+        network.get_parameter("1.bias")[:3] = torch.tensor([5.0, 0.0, -5.0])
+    crossed = replace(model, network=network)
+    forecast = crossed.predict(panel).select("q0.1", "q0.5", "q0.9").to_numpy()
+    assert (np.diff(forecast) > 0).all()
+
+
+def test_known_covariates_of_the_horizon_are_needed(model: ForecastModel) -> None:
+    assert model.can_predict(model.read(rich_frame((20, 11, 16), ahead=4))[0])
+    short = rich_frame((20, 11, 16), ahead=3)
+    with pytest.raises(
+        InputError, match=r"future covariates are missing: .* 3 future rows with rain where 4 are needed"
+    ):
+        model.read(short)
+    assert not model.can_predict(model.read(short, forecasting=False)[0])
+
+
+def test_reading_applies_the_policy_for_short_series(model: ForecastModel) -> None:
+    df = rich_frame((20, 5, 16), ahead=4)
+    assert model.read(df)[0].ids.to_list() == ["s0", "s1", "s2"]
+    panel, notes = replace(model, short="drop").read(df)
+    assert panel.ids.to_list() == ["s0", "s2"]
+    assert notes == ("left out 1 short series: s1",)
+    with pytest.raises(InputError, match="1 of 3 series are shorter than the 6 rows needed"):
+        replace(model, short="error").read(df)
+
+
+# ---- files whose SHA-256 is right and whose content is not
+
+
+def _crafted(saved: Path, path: Path, **changes: Any) -> Path:
+    """The model's file, with other settings."""
+    file = load_model(saved)
+    settings = json.loads(json.dumps(file.settings))
+    for name, value in changes.items():
+        if value is None:
+            del settings[name]
+        else:
+            settings[name] = value
+    save_model(replace(file, settings=settings), path)
+    return path
+
+
+def _refused(path: Path, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        ForecastModel.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_as_they_were_are_accepted(saved: Path, tmp_path: Path) -> None:
+    path = _crafted(saved, tmp_path / "m", season=7)
+    assert ForecastModel.load(path).season == 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lags": []},
+        {"lags": [3]},
+        {"lags": [3, 6, 9]},
+        {"lags": [3, 0]},
+        {"lags": [3, -6]},
+        {"lags": [3, 6.0]},
+        {"lags": [3, True]},
+        {"window": 0},
+        {"window": -1},
+        {"window": 6.0},
+        {"window": True},
+        {"window": "6"},
+        {"window": 2**40},
+        {"horizon": 0},
+        {"horizon": 4.5},
+        {"horizon": 2**40},
+        {"season": 0},
+        {"season": 2.5},
+        {"levels": [0.5]},
+        {"levels": [0.1, 0.5]},
+        {"levels": [0.9, 0.5, 0.1]},
+        {"levels": [0.1, 0.4, 0.9]},
+        {"levels": [0.1, 0.3, 0.5, 0.9]},
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_the_architecture(saved: Path, tmp_path: Path, changes: dict) -> None:
+    _refused(_crafted(saved, tmp_path / "m", **changes), "is damaged")
+
+
+def test_an_encoding_that_does_not_fit_the_architecture(saved: Path, model: ForecastModel, tmp_path: Path) -> None:
+    for name in ("past", "future", "static", "calendar"):
+        fewer = {**model.encoding.as_dict(), name: []}
+        _refused(_crafted(saved, tmp_path / "m", encoding=json.loads(json.dumps(fewer))), "do not fit")
+
+
+SETTINGS = ["window", "horizon", "lags", "season", "levels", "columns", "frequency", "encoding", "missing", "short"]
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, "cutoffs"])
+def test_every_setting_is_needed(saved: Path, tmp_path: Path, name: str) -> None:
+    assert name in load_model(saved).settings
+    _refused(_crafted(saved, tmp_path / "m", **{name: None}), f"settings are not complete .*{name}")
+    assert len(load_model(saved).settings) == 11
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lags": 3},
+        {"levels": 0.5},
+        {"levels": [0.1, "0.5", 0.9]},
+        {"columns": []},
+        {"columns": {"aim": "y"}},
+        {"frequency": "often"},
+        {"frequency": 24},
+        {"encoding": []},
+        {"encoding": {"past": []}},
+        {"encoding": {"past": [{"name": "a"}], "future": [], "static": [], "calendar": []}},
+    ],
+    ids=str,
+)
+def test_settings_of_other_types(saved: Path, tmp_path: Path, changes: dict) -> None:
+    _refused(_crafted(saved, tmp_path / "m", **changes), "damaged: its settings")
+
+
+def _with_blocks(saved: Path, path: Path, *blocks: Block) -> Path:
+    file = load_model(saved)
+    shapes = ModelFile("forecast", blocks, {}).shapes()
+    weights = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_model(replace(file, architecture=blocks, weights=weights), path)
+    return path
+
+
+def test_other_architectures(saved: Path, model: ForecastModel, tmp_path: Path) -> None:
+    lstm, linear, mix = model.network.blocks
+    assert isinstance(lstm, Lstm)
+    for blocks in (
+        (lstm, linear),
+        (linear, lstm, mix),
+        (lstm, lstm, linear, mix),
+        (Lstm(lstm.input_size + 1, lstm.hidden_size, 2), linear, mix),
+        (Lstm(lstm.input_size, lstm.hidden_size + 1, 2), linear, mix),
+        (lstm, Linear(6, 7), mix),
+        (lstm, linear, QuantileMix(2, 4)),
+        (linear, mix),
+        (mix,),
+    ):
+        _refused(_with_blocks(saved, tmp_path / "m", *blocks), "damaged: its settings")
+    fewer = _with_blocks(saved, tmp_path / "m", Lstm(lstm.input_size, lstm.hidden_size, 1), linear, mix)
+    assert ForecastModel.load(fewer).network.lstm().num_layers == 1
+
+
+def test_another_task(saved: Path, tmp_path: Path) -> None:
+    save_model(replace(load_model(saved), task="classify"), tmp_path / "m")
+    _refused(tmp_path / "m", "a model for the task 'classify'; a forecast needs one for 'forecast'")
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    _refused(tmp_path, "does not exist")
+
+
+# ---- the moments where training ended
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin", "Asia/Kolkata"])
+def test_moments_are_microseconds_since_1970(unit, zone: str | None) -> None:
+    stamps = [datetime(1970, 1, 1), datetime(2020, 7, 1, 12, 30, 0, 5000), datetime(1955, 11, 5)]
+    times = pl.Series(stamps).cast(pl.Datetime(unit)).dt.replace_time_zone("UTC" if zone else None)
+    times = times.dt.convert_time_zone(zone) if zone else times
+    expected = [round((stamp - datetime(1970, 1, 1)).total_seconds() * 1e6) for stamp in stamps]
+    values = moments(times)
+    assert values.dtype == np.int64
+    assert values.tolist() == expected
+
+
+def test_moments_of_dates_and_whole_numbers() -> None:
+    assert moments(pl.Series([date(1970, 1, 2), date(1969, 12, 31)])).tolist() == [86_400_000_000, -86_400_000_000]
+    for dtype in (pl.Int64, pl.UInt8, pl.Int16):
+        values = moments(pl.Series([3, 7], dtype=dtype))
+        assert values.dtype == np.int64
+        assert values.tolist() == [3, 7]
+
+
+def _panel(times: list | pl.Series, ids: list | None = None):
+    frame = pl.DataFrame({"ds": times, "y": [1.0] * len(times)})
+    if ids is not None:
+        frame = frame.with_columns(pl.Series("unique_id", ids))
+    return build_panel(frame, Columns(id="unique_id" if ids else None, time="ds"))
+
+
+HOURS = [datetime(2020, 10, 24, 22 + k) if k < 2 else datetime(2020, 10, 25, k - 2) for k in range(8)]
+DAYS = [date(2020, 1, k + 1) for k in range(8)]
+
+
+@pytest.mark.parametrize("times", [HOURS, DAYS, list(range(5, 13))], ids=["hours", "days", "whole"])
+@pytest.mark.parametrize("cut", [1, 5, 8])
+def test_the_first_row_after_a_cut_off(times: list, cut: int) -> None:
+    cutoffs = ends_of(_panel(times[:cut] if cut > 1 else times[:2]))
+    expected = max(cut, 2)
+    assert first_after(_panel(times), cutoffs).tolist() == [expected]
+    # A table that begins later has rows before the cut-off all the same, or none.
+    assert first_after(_panel(times[3:]), cutoffs).tolist() == [max(expected - 3, 0)]
+
+
+@pytest.mark.parametrize("trained", ["ms", "us", "ns"])
+@pytest.mark.parametrize("scored", ["ms", "us", "ns"])
+def test_cut_offs_do_not_depend_on_the_unit(trained, scored) -> None:
+    stamps = pl.Series(HOURS)
+    cutoffs = ends_of(_panel(stamps[:5].cast(pl.Datetime(trained))))
+    assert first_after(_panel(stamps.cast(pl.Datetime(scored))), cutoffs).tolist() == [5]
+
+
+def test_cut_offs_do_not_depend_on_the_zone() -> None:
+    stamps = pl.Series(HOURS).dt.replace_time_zone("UTC")
+    # Over the night in which the clock goes back.
+    berlin = stamps.dt.convert_time_zone("Europe/Berlin")
+    for trained in (stamps, berlin):
+        for scored in (stamps, berlin):
+            for cut in range(2, 8):
+                assert first_after(_panel(scored), ends_of(_panel(trained[:cut]))).tolist() == [cut]
+
+
+def test_dates_and_midnights_are_the_same_moments() -> None:
+    cutoffs = ends_of(_panel(DAYS[:4]))
+    assert first_after(_panel([datetime(d.year, d.month, d.day) for d in DAYS]), cutoffs).tolist() == [4]
+
+
+def test_each_series_has_its_own_cut_off() -> None:
+    panel = _panel([1, 2, 3, 4, 1, 2, 3, 7, 8, 9], ["a"] * 4 + ["b"] * 3 + ["c"] * 3)
+    assert first_after(panel, {"a": 2, "c": 9, "z": 0}).tolist() == [2, 4, 10]
+    assert first_after(panel, {}).tolist() == [0, 4, 7]
+    assert ends_of(panel) == {"a": 4, "b": 3, "c": 9}
+
+
+def test_whole_ids_find_their_cut_offs() -> None:
+    panel = _panel([1, 2, 3, 1, 2, 3], [7, 7, 7, 10, 10, 10])
+    assert ends_of(panel) == {"7": 3, "10": 3}
+    assert first_after(panel, {"7": 1, "10": 2}).tolist() == [1, 5]
+
+
+def test_the_end_of_a_series_is_its_last_target_not_its_last_row() -> None:
+    assert ends_of(bare_panel([[1.0] * 5, [1.0] * 3], ahead=4)) == {"s0": 4, "s1": 2}

@@ -25,7 +25,8 @@ imports: $(VENV)/installed
 	$(VENV)/bin/lint-imports
 
 unit: $(VENV)/installed
-	$(PY) -m pytest -q --doctest-modules src tests
+	$(PY) -m pytest -q --doctest-modules src
+	$(PY) -m pytest -q
 
 format: $(VENV)/installed
 	$(PY) -m ruff check --fix

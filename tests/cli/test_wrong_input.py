@@ -144,7 +144,7 @@ TABLES = [
     fit("two time zones", ("mixes time zones",), text("ds,y\n2024-01-01 00:00:00Z,1\n2024-01-01 01:00:00+02:00,2\n")),
     fit("blank id", ("id column 'unique_id' is blank in 1 row",), text(CSV.replace(LINES[6], LINES[6][1:]))),
     fit("short series", ("2 of 4 series", "16 rows", "c, d", "the shortest has 9", "--short pad"), frame(SHORT)),
-    fit("all short", ("all 2 series", "none is left"), frame(long_table(rows=9)), "--short drop"),
+    fit("all short", ("2 of 2 series", "None is left"), frame(long_table(rows=9)), "--short drop"),
     fit("too short to pad", ("no series is long enough", "longest has 4"), frame(long_table(rows=4)), "--short pad"),
     fit(
         "static changes",
@@ -388,7 +388,7 @@ MODELS = [
         write=frame(long_table(rows=56), "t.csv"),
     ),
     case(
-        "truth that was trained on", "evaluate run t.csv --truth u.csv", "before the training cut-off", write=trained_on
+        "truth that was trained on", "evaluate run t.csv --truth u.csv", "before its training cut-off", write=trained_on
     ),
     case(
         "truth of an unknown series",

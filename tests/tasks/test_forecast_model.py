@@ -13,14 +13,14 @@ import torch
 from forecast_panels import bare_panel, ready, rich_frame, rich_model, rich_panel
 from polars.testing import assert_frame_equal
 
-from gatewise.data import Columns, build_panel
+from gatewise.data import Columns, Panel, build_panel
 from gatewise.data.windows import Origins
 from gatewise.errors import InputError
 from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_model, save_model
 from gatewise.models import Network
-from gatewise.tasks.forecast.evaluate import ends_of, first_after
+from gatewise.tasks.forecast.evaluate import first_after
 from gatewise.tasks.forecast.inputs import Shape
-from gatewise.tasks.forecast.model import PREDICT_BATCH, ForecastModel, moments
+from gatewise.tasks.forecast.model import PREDICT_BATCH, ForecastModel, moments, moments_of
 
 SHAPE = Shape(6, 4, (3, 6))
 
@@ -292,6 +292,10 @@ def test_moments_of_dates_and_whole_numbers() -> None:
         assert values.tolist() == [3, 7]
 
 
+def moments_at_end(panel: Panel) -> dict[str, int]:
+    return moments_of(panel, panel.ends - 1)
+
+
 def _panel(times: list | pl.Series, ids: list | None = None):
     frame = pl.DataFrame({"ds": times, "y": [1.0] * len(times)})
     if ids is not None:
@@ -306,7 +310,7 @@ DAYS = [date(2020, 1, k + 1) for k in range(8)]
 @pytest.mark.parametrize("times", [HOURS, DAYS, list(range(5, 13))], ids=["hours", "days", "whole"])
 @pytest.mark.parametrize("cut", [1, 5, 8])
 def test_the_first_row_after_a_cut_off(times: list, cut: int) -> None:
-    cutoffs = ends_of(_panel(times[:cut] if cut > 1 else times[:2]))
+    cutoffs = moments_at_end(_panel(times[:cut] if cut > 1 else times[:2]))
     expected = max(cut, 2)
     assert first_after(_panel(times), cutoffs).tolist() == [expected]
     # A table that begins later has rows before the cut-off all the same, or none.
@@ -317,7 +321,7 @@ def test_the_first_row_after_a_cut_off(times: list, cut: int) -> None:
 @pytest.mark.parametrize("scored", ["ms", "us", "ns"])
 def test_cut_offs_do_not_depend_on_the_unit(trained, scored) -> None:
     stamps = pl.Series(HOURS)
-    cutoffs = ends_of(_panel(stamps[:5].cast(pl.Datetime(trained))))
+    cutoffs = moments_at_end(_panel(stamps[:5].cast(pl.Datetime(trained))))
     assert first_after(_panel(stamps.cast(pl.Datetime(scored))), cutoffs).tolist() == [5]
 
 
@@ -328,11 +332,11 @@ def test_cut_offs_do_not_depend_on_the_zone() -> None:
     for trained in (stamps, berlin):
         for scored in (stamps, berlin):
             for cut in range(2, 8):
-                assert first_after(_panel(scored), ends_of(_panel(trained[:cut]))).tolist() == [cut]
+                assert first_after(_panel(scored), moments_at_end(_panel(trained[:cut]))).tolist() == [cut]
 
 
 def test_dates_and_midnights_are_the_same_moments() -> None:
-    cutoffs = ends_of(_panel(DAYS[:4]))
+    cutoffs = moments_at_end(_panel(DAYS[:4]))
     assert first_after(_panel([datetime(d.year, d.month, d.day) for d in DAYS]), cutoffs).tolist() == [4]
 
 
@@ -340,14 +344,14 @@ def test_each_series_has_its_own_cut_off() -> None:
     panel = _panel([1, 2, 3, 4, 1, 2, 3, 7, 8, 9], ["a"] * 4 + ["b"] * 3 + ["c"] * 3)
     assert first_after(panel, {"a": 2, "c": 9, "z": 0}).tolist() == [2, 4, 10]
     assert first_after(panel, {}).tolist() == [0, 4, 7]
-    assert ends_of(panel) == {"a": 4, "b": 3, "c": 9}
+    assert moments_at_end(panel) == {"a": 4, "b": 3, "c": 9}
 
 
 def test_whole_ids_find_their_cut_offs() -> None:
     panel = _panel([1, 2, 3, 1, 2, 3], [7, 7, 7, 10, 10, 10])
-    assert ends_of(panel) == {"7": 3, "10": 3}
+    assert moments_at_end(panel) == {"7": 3, "10": 3}
     assert first_after(panel, {"7": 1, "10": 2}).tolist() == [1, 5]
 
 
 def test_the_end_of_a_series_is_its_last_target_not_its_last_row() -> None:
-    assert ends_of(bare_panel([[1.0] * 5, [1.0] * 3], ahead=4)) == {"s0": 4, "s1": 2}
+    assert moments_at_end(bare_panel([[1.0] * 5, [1.0] * 3], ahead=4)) == {"s0": 4, "s1": 2}

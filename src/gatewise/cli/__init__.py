@@ -21,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         from gatewise.cli.commands import parse
-    except ModuleNotFoundError as error:
-        return _fail(f"the command line needs {error.name}: pip install 'gatewise[train]'")
-    try:
+
         return parse(args).run(args)
+    except ModuleNotFoundError as error:
+        return _fail(f"this command needs {error.name}: pip install 'gatewise[train]'")
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from gatewise.cli.codes import INTERRUPTED
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
 
-Table = tyro.conf.Positional[str]
+Word = tyro.conf.Positional[str]
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Fit:
         gatewise fit data.csv --horizon 48 --config runs/data/config.toml --seed 1 --out runs/again
     """
 
-    table: Table
+    table: Word
     """the table to learn from"""
     settings: tyro.conf.OmitArgPrefixes[Settings]
     out: str | None = None
@@ -87,9 +87,9 @@ class Predict:
         gatewise predict runs/sales sales.parquet --future-table plan.csv -o forecast.parquet
     """
 
-    model: Table
+    model: Word
     """a run folder or model file"""
-    table: Table
+    table: Word
     """the history"""
     output: Annotated[str | None, tyro.conf.arg(aliases=["-o"])] = None
     """where to write, .csv or .parquet; by default CSV to standard output"""
@@ -133,9 +133,9 @@ class Evaluate:
         gatewise evaluate runs/m4 train.parquet --truth test.parquet --json scores.json
     """
 
-    model: Table
+    model: Word
     """a run folder or model file"""
-    table: Table
+    table: Word
     """the history, and the rows to score if --truth is not given"""
     truth: str | None = None
     """a table of the rows to score, with the columns of TABLE"""

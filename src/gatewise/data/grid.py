@@ -9,7 +9,7 @@ from gatewise.data.frequency import Frequency, infer_frequency
 from gatewise.data.roles import Columns, count, id_column, time_column
 from gatewise.errors import InputError
 
-POLICY_HINT = "choose how to treat them with --missing ffill or --missing mask"
+POLICY_HINT = "fill the cells, or choose how to treat them when fitting: --missing ffill or --missing mask"
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,10 @@ class Forecaster(Settings):
         df = to_polars(frame)
         if future is not None:
             df = with_future(df, to_polars(future), model.columns)
-        return _like(model.predict(model.read(df)[0]), _backend_of(frame))
+        panel, notes = model.read(df)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return _like(model.predict(panel), _backend_of(frame))
 
     def evaluate(
         self, frame: object, *, truth: object | None = None, stride: int | None = None, in_sample: bool = False

@@ -11,9 +11,11 @@ from gatewise.data.windows import OriginRanges, Origins
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.inputs import Inputs
 from gatewise.tasks.forecast.metrics import score, seasonal_scale, series_mase
-from gatewise.tasks.forecast.model import ForecastModel, moments, moments_of
+from gatewise.tasks.forecast.model import ForecastModel, moments, moments_of, names_of
 
 OURS, NAIVE, SEASONAL = "gatewise", "naive", "seasonal naive"
+
+Notes = tuple[str, ...]
 
 
 def evaluate(
@@ -34,32 +36,37 @@ def evaluate(
     if in_sample and truth is not None:
         raise InputError("truth is scored out of sample; give either truth or in_sample.")
     if truth is None:
-        panel, _ = model.read(df, forecasting=False)
+        panel, notes = model.read(df, forecasting=False)
         first, what = first_after(panel, model.cutoffs), "rows after each series' training cut-off"
     else:
-        panel, first = _with_truth(model, df, truth)
+        panel, notes, first = _with_truth(model, df, truth)
         what = "the rows of truth, after the end of the table"
     if in_sample:
         first, what = panel.offsets[:-1], "IN-SAMPLE: the whole table, rows that the model was trained on too"
-    first = np.maximum(first, panel.offsets[:-1] + (1 if model.short == "pad" else model.shape.window))
-    origins = OriginRanges(first, panel.ends - 1).onward(stride or model.shape.horizon)
+    elif truth is None:
+        new = sum(name not in model.cutoffs for name in names_of(panel))
+        what += f"; {new:,} of {len(panel.ids):,} series were not in training and are scored whole" * (new > 0)
+    early = panel.offsets[:-1] + (1 if model.short == "pad" else model.shape.window)
+    if truth is not None and (first < early).any():
+        what += f"; {int(np.maximum(early - first, 0).sum()):,} rows too early in their series for a window are not"
+    origins = OriginRanges(np.maximum(first, early), panel.ends - 1).onward(stride or model.shape.horizon)
     if not len(origins):
         raise InputError(
             "no row of the table lies after the training cut-off, so there is nothing new to score: give later rows "
             "(--truth TABLE), or --in-sample to score the training rows, labelled so."
         )
-    return scored(model, panel, origins, what)[0]
+    return scored(model, panel, model.inputs(panel), origins, "; ".join((what, *notes)))[0]
 
 
 def first_after(panel: Panel, cutoffs: Mapping[str, int]) -> np.ndarray:
     """int64 [N]: the first row after each series' cut-off; the first row of all where a series has none."""
-    cut = np.array([cutoffs.get(name, np.iinfo(np.int64).min) for name in panel.ids.cast(pl.String)])
+    cut = np.array([cutoffs.get(name, np.iinfo(np.int64).min) for name in names_of(panel)])
     before = np.concatenate([[0], np.cumsum(moments(panel.time) <= np.repeat(cut, np.diff(panel.offsets)))])
     return panel.offsets[:-1] + before[panel.offsets[1:]] - before[panel.offsets[:-1]]
 
 
-def _with_truth(model: ForecastModel, df: pl.DataFrame, truth: pl.DataFrame) -> tuple[Panel, np.ndarray]:
-    """The panel of the table with the rows of truth below it, and the first row of truth of each series [N]."""
+def _with_truth(model: ForecastModel, df: pl.DataFrame, truth: pl.DataFrame) -> tuple[Panel, Notes, np.ndarray]:
+    """The table with the rows of truth below it, what was left out, and the first row of truth of each series [N]."""
     history, _ = model.read(df, forecasting=False)
     columns = model.columns
     wanted = [name for _, name in columns.roles()]
@@ -78,13 +85,15 @@ def _with_truth(model: ForecastModel, df: pl.DataFrame, truth: pl.DataFrame) -> 
             f"truth does not fit the table: {', '.join(wanted)} must have the same types and time zone in both."
         ) from None
     try:
-        panel, _ = model.read(joined, forecasting=False)
+        panel, notes = model.read(joined, forecasting=False)
     except InputError as error:
         raise InputError(f"the rows of truth do not follow those of the table: {error}") from None
     first = first_after(panel, moments_of(history, history.ends - 1))
-    if (first < first_after(panel, model.cutoffs)).any():
-        raise InputError("truth has rows from before the training cut-off; the model has seen them.")
-    return panel, first
+    seen = (first < panel.ends) & (first < first_after(panel, model.cutoffs))
+    if seen.any():
+        series = panel.ids[int(np.argmax(seen))]
+        raise InputError(f"truth has rows of series {series!r} from before its training cut-off.")
+    return panel, notes, first
 
 
 def _without_future(df: pl.DataFrame, model: ForecastModel) -> pl.DataFrame:
@@ -97,13 +106,16 @@ def _without_future(df: pl.DataFrame, model: ForecastModel) -> pl.DataFrame:
     return df.select(name for _, name in columns.roles()).filter(keep)
 
 
-def scored(model: ForecastModel, panel: Panel, origins: Origins, what: str) -> tuple[dict[str, Any], np.ndarray]:
+def scored(
+    model: ForecastModel, panel: Panel, inputs: Inputs, origins: Origins, what: str
+) -> tuple[dict[str, Any], np.ndarray]:
     """Score a model on some windows, and the baselines on the same windows.
 
     Args:
         model: what forecasts.
         panel: the series; each one's MASE is scaled by its rows before its first window.
-        origins: the windows.
+        inputs: of the panel.
+        origins: the windows; those for which a known-future covariate is missing are left out, and said.
         what: what is scored, in words.
 
     Returns:
@@ -111,17 +123,23 @@ def scored(model: ForecastModel, panel: Panel, origins: Origins, what: str) -> t
         MASE), NaN where a series has no window.
 
     Raises:
-        InputError: no window has a known target, or a known-future covariate is missing.
+        InputError: no window has all its known-future covariates, or none has a known target.
     """
-    inputs, season, levels = model.inputs(panel), model.season, model.levels
+    season, levels = model.season, model.levels
+    ready = inputs.ready(origins)
+    if not ready.all():
+        what += f"; {int((~ready).sum()):,} windows without {', '.join(model.columns.future)} for all steps are not"
+        origins = origins.take(ready)
     truth = inputs.truth(origins)
     known = ~np.isnan(truth)
     if not known.any():
-        raise InputError("there is nothing to score: no window has a known target.")
-    _check_known(panel, inputs, origins, known)
+        raise InputError(
+            f"there is nothing to score ({what}): no window has a known target and all that must be known of its "
+            "horizon."
+        )
     first = panel.ends.copy()
     np.minimum.at(first, origins.series, origins.row)
-    scale = seasonal_scale(panel.y, panel.offsets[:-1], first, season)
+    scale = seasonal_scale(inputs.truths, panel.offsets[:-1], first, season)
     quantiles = model.forecast(inputs, origins)
     forecasts = {OURS: quantiles, NAIVE: inputs.repeat(origins, 1)[..., None]}
     if season > 1:
@@ -140,13 +158,3 @@ def scored(model: ForecastModel, panel: Panel, origins: Origins, what: str) -> t
     yardstick = scale if not np.isnan(scale).all() else np.ones_like(scale)
     median = quantiles[..., list(levels).index(0.5)]
     return metrics, series_mase(median, truth, origins.series, yardstick)
-
-
-def _check_known(panel: Panel, inputs: Inputs, origins: Origins, known: np.ndarray) -> None:
-    blank = inputs.blank_covariates(origins)
-    if blank.any():
-        series = panel.ids[int(origins.series[np.argmax(blank)])]
-        raise InputError(
-            f"future covariates are missing in the horizon of series {series!r}: every window that is scored needs "
-            f"{', '.join(panel.columns.future)} for all its {known.shape[1]} steps."
-        )

@@ -30,6 +30,8 @@ from gatewise.tasks.forecast.split import Split
 from gatewise.train import Epoch, History, Plan, train
 
 STEPS_PER_EPOCH = 100
+FAR = 10.0
+"""In units of a window's scale."""
 
 Summary = Sequence[tuple[str, str]]
 
@@ -139,10 +141,16 @@ def _record(history: History, settings: Settings, seconds: float) -> dict[str, A
 
 
 def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
-    """The mean quantile loss (Koenker and Bassett 1978) over all values [B, h] whose truth is known (not NaN)."""
+    """The mean quantile loss (Koenker and Bassett 1978) over all values [B, h] whose truth is known (not NaN).
+
+    A window whose truth lies far outside its scale, as after a dead stretch, counts less, so that it does not drown
+    the others.
+    """
     known = ~truth.isnan()
-    error = torch.where(known, truth, 0.0)[..., None] - quantiles
-    loss = torch.maximum(levels * error, (levels - 1) * error).mean(-1)
+    truth = torch.where(known, truth, 0.0)
+    weight = FAR / truth.abs().amax(1, keepdim=True).clamp(min=FAR)
+    error = truth[..., None] - quantiles
+    loss = torch.maximum(levels * error, (levels - 1) * error).mean(-1) * weight
     return (loss * known).sum() / known.sum().clamp(min=1)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -17,8 +18,15 @@ from gatewise.data.windows import Origins, forward_filled
 from gatewise.tasks.forecast.encoding import Encoding
 
 OWN_CHANNELS = ("target", "shown", "step")
-SMALLEST_SCALE = 1e-3
-"""A window's scale is at least this share of its level, so that a flat window does not blow up its noise."""
+SMALLEST_SHARES = (1e-4, 1e-9)
+"""A window's scale is at least these shares of the range of its series so far and of its level: a stretch of equal
+values in a series that moves, and the rounding of large numbers, are not what its forecasts should be measured by."""
+
+SMALLEST_SCALE = 1e-12
+"""The scale where a series has never moved from zero."""
+
+LARGEST_INPUT = 100.0
+"""Scaled inputs are cut here: beyond, every gate is saturated anyway."""
 
 
 class Batch(NamedTuple):
@@ -66,7 +74,10 @@ class Inputs:
         self.shape = shape
         self.starts, self.stops = panel.offsets[:-1], panel.offsets[1:]
         self.y = panel.y
+        # Filled cells are read, but they are nobody's truth.
+        self.truths = np.where(panel.missing, np.nan, panel.y)
         self._filled = forward_filled(panel.y, panel.offsets)
+        self._range = _range_so_far(self._filled, panel.offsets)
         self._past = encoding.unknown(panel)
         self._known = encoding.known(panel)
         self._static = encoding.constant(panel)
@@ -84,13 +95,15 @@ class Inputs:
 
         y = np.where(inside, self.y[rows], np.nan)
         last = self._filled[origin - 1]
-        level, scale = _level_and_scale(y[:, :window], last)
-        scaled = (y - level) / scale
+        level, scale = _level_and_scale(y[:, :window], last, self._range[origin - 1])
+        scaled = np.clip((y - level) / scale, -LARGEST_INPUT, LARGEST_INPUT)
         shown = ~np.isnan(y)
         shown[:, window:] = False
 
         lagged = [self._lagged(origins, lag) for lag in lags]
-        seasonal = [np.nan_to_num((values - level) / scale) for values in lagged]
+        seasonal = [
+            np.clip(np.nan_to_num((values - level) / scale), -LARGEST_INPUT, LARGEST_INPUT) for values in lagged
+        ]
 
         x = np.zeros((*rows.shape, len(self.channels)), np.float32)
         x[:, :, 0] = np.where(shown, scaled, 0.0)
@@ -111,7 +124,7 @@ class Inputs:
         return Batch(
             torch.from_numpy(x),
             torch.from_numpy(((np.stack(candidates, -1) - level[..., None]) / scale[..., None]).astype(np.float32)),
-            torch.from_numpy(scaled[:, window:].astype(np.float32)),
+            torch.from_numpy(((self.truth(origins) - level) / scale).astype(np.float32)),
             level,
             scale,
         )
@@ -126,12 +139,12 @@ class Inputs:
         """[B, h] the target in the units of the table; NaN where it is unknown."""
         rows = origins.row[:, None] + np.arange(self.shape.horizon)
         inside = rows < self.stops[origins.series][:, None]
-        return np.where(inside, self.y[np.minimum(rows, len(self.y) - 1)], np.nan)
+        return np.where(inside, self.truths[np.minimum(rows, len(self.y) - 1)], np.nan)
 
-    def blank_covariates(self, origins: Origins) -> np.ndarray:
-        """[B] whether something that should be known of the horizon is not."""
+    def ready(self, origins: Origins) -> np.ndarray:
+        """[B] whether all is known of the horizon that must be known in advance."""
         rows = origins.row[:, None] + np.arange(self.shape.horizon)
-        return np.asarray(np.isnan(self._known[np.minimum(rows, len(self.y) - 1)]).any(axis=(1, 2)))
+        return np.isnan(self._known[np.minimum(rows, len(self.y) - 1)]).sum((1, 2)) == 0
 
     def _lagged(self, origins: Origins, lag: int) -> np.ndarray:
         """[B, W+h] the last known value whole multiples of ``lag`` steps back; NaN before the series' start."""
@@ -146,12 +159,22 @@ def channels(shape: Shape, encoding: Encoding) -> tuple[str, ...]:
     return (*OWN_CHANNELS, *(f"lag {lag}" for lag in shape.lags), *encoding.channels())
 
 
-def _level_and_scale(history: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _level_and_scale(history: np.ndarray, last: np.ndarray, range_so_far: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation [B, 1] of the shown values; the last value where none is shown."""
     shown = ~np.isnan(history)
     count = np.maximum(shown.sum(1, keepdims=True), 1)
     level = np.where(shown, history, 0.0).sum(1, keepdims=True) / count
     level = np.where(shown.any(1, keepdims=True), level, last)
     deviation = np.where(shown, history - level, 0.0)
-    scale = np.maximum(np.sqrt((deviation**2).sum(1, keepdims=True) / count), SMALLEST_SCALE * np.abs(level))
-    return level, np.where(scale > 0, scale, 1.0)
+    scale = np.sqrt((deviation**2).sum(1, keepdims=True) / count)
+    of_range, of_level = SMALLEST_SHARES
+    return level, np.maximum(scale, np.maximum(of_range * range_so_far, of_level * np.abs(level)) + SMALLEST_SCALE)
+
+
+def _range_so_far(filled: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """[R] the largest minus the smallest value of each series up to each row."""
+    series = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    y = pl.col("y")
+    spread = y.cum_max().over("series") - y.cum_min().over("series")
+    frame = pl.DataFrame({"series": series, "y": filled}).select(spread.fill_nan(0.0).fill_null(0.0))
+    return frame.to_series().to_numpy()

@@ -84,15 +84,21 @@ class ForecastModel:
         # Quantiles that were learned one by one may cross; sorting never makes them worse (Chernozhukov et al. 2010).
         return np.sort(np.concatenate(parts), axis=-1)
 
-    def can_predict(self, panel: Panel) -> bool:
-        """Whether all that must be known of every series' horizon is known."""
-        origins = Origins(np.arange(len(panel.ids)), panel.ends)
-        return not self.inputs(panel).blank_covariates(origins).any()
+    def predict(self, panel: Panel, inputs: Inputs | None = None) -> pl.DataFrame:
+        """The forecast of every series' future as a table: its id, its time, and a column for each level.
 
-    def predict(self, panel: Panel) -> pl.DataFrame:
-        """The forecast of every series' future as a table: its id, its time, and a column for each level."""
-        horizon = self.shape.horizon
-        quantiles = self.forecast(self.inputs(panel), Origins(np.arange(len(panel.ids)), panel.ends))
+        Raises:
+            InputError: a known-future covariate of the horizon is missing.
+        """
+        inputs = inputs or self.inputs(panel)
+        horizon, origins = self.shape.horizon, ends_of(panel)
+        ready = inputs.ready(origins)
+        if not ready.all():
+            raise InputError(
+                f"future covariates are missing in the horizon of series {panel.ids[int(np.argmin(ready))]!r}: the "
+                f"forecast needs {', '.join(self.columns.future)} for all its {horizon} steps."
+            )
+        quantiles = self.forecast(inputs, origins)
         rows = (panel.ends[:, None] + np.arange(horizon)).ravel()
         ids = panel.ids.gather(np.repeat(np.arange(len(panel.ids)), horizon))
         time = panel.time.gather(rows)
@@ -176,9 +182,22 @@ def architecture(channels: int, hidden: int, layers: int, shape: Shape, levels: 
     )
 
 
+def ends_of(panel: Panel) -> Origins:
+    """The window at the end of every series."""
+    return Origins(np.arange(len(panel.ids)), panel.ends)
+
+
+def names_of(panel: Panel) -> list[str]:
+    """The names of the series as text; whole numbers that came as floats are written as whole numbers."""
+    ids = panel.ids
+    if ids.dtype.is_float() and (ids == ids.round()).all():
+        ids = ids.cast(pl.Int64)
+    return ids.cast(pl.String).to_list()
+
+
 def moments_of(panel: Panel, rows: np.ndarray) -> dict[str, int]:
     """The moment of one row [N] of each series, by the name of the series."""
-    return dict(zip(panel.ids.cast(pl.String), moments(panel.time)[rows].tolist(), strict=True))
+    return dict(zip(names_of(panel), moments(panel.time)[rows].tolist(), strict=True))
 
 
 def moments(time: pl.Series) -> np.ndarray:

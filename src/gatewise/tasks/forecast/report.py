@@ -30,7 +30,7 @@ MEANINGS = {
     "MAE": "The average distance between forecast and truth, in the units of {target}. Lower is better.",
     "RMSE": "Like MAE, but large misses weigh more; in the units of {target}. Lower is better.",
     "sMAPE": "The average distance as a percentage of the size of forecast and truth, from 0 to 200. Lower is better.",
-    "MASE": "The average distance divided by that of repeating the last season within the training data, so that "
+    "MASE": "The average distance divided by that of repeating the last season in the history before, so that "
     "series of any size can be compared. Lower is better; below 1 beats that yardstick.",
     "mean weighted quantile loss": "How far all quantiles, not only the median, lie from the truth, relative to its "
     "size. Lower is better.",

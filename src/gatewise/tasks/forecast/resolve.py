@@ -22,10 +22,14 @@ def resolve_columns(df: pl.DataFrame, settings: Settings) -> Columns:
     def default(given: str | None, usual: str) -> str | None:
         return usual if given is None and usual in df.columns and usual not in named else given
 
+    names = {"id": default(settings.id, "unique_id"), "time": default(settings.time, "ds")}
+    for role, name in names.items():
+        if name in {f"q{level}" for level in settings.quantiles}:
+            raise InputError(f"the {role} column {name!r} is called like a quantile of the forecast: rename it.")
     return Columns(
         target=settings.target,
-        id=default(settings.id, "unique_id"),
-        time=default(settings.time, "ds"),
+        id=names["id"],
+        time=names["time"],
         past=tuple(settings.past),
         future=tuple(settings.future),
         static=tuple(settings.static),
@@ -88,7 +92,8 @@ def drop_short(panel: Panel, least: int, policy: str, need: str, remedy: str) ->
     if policy == "drop" and not short.all():
         return panel.select(~short), (f"left out {which}, shorter than the {need}: {listed}",)
     shortest = int(panel.lengths()[short].min())
-    raise InputError(f"{which} too short for the {need}: {listed} (the shortest has {shortest}). {remedy}")
+    none = " None is left." if policy == "drop" else ""
+    raise InputError(f"{which} are too short for the {need}: {listed} (the shortest has {shortest}).{none} {remedy}")
 
 
 def choose_lags(panel: Panel, train_ends: np.ndarray, season: int, window: int) -> tuple[int, ...]:

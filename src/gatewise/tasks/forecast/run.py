@@ -22,11 +22,11 @@ from gatewise.reference import Weights, scan
 from gatewise.tasks.forecast.evaluate import scored
 from gatewise.tasks.forecast.fitting import Fitted
 from gatewise.tasks.forecast.folder import check_folder
-from gatewise.tasks.forecast.model import MODEL_NAME, ForecastModel
+from gatewise.tasks.forecast.inputs import Inputs
+from gatewise.tasks.forecast.model import MODEL_NAME, ForecastModel, ends_of
 from gatewise.tasks.forecast.report import Fan, GateTrace, ReportData, render_report
 
 FILES = (MODEL_NAME, "config.toml", "metrics.json", "forecast.csv", "report.html")
-HISTORY_IN_FANS = 5
 
 
 def write_run(
@@ -44,17 +44,18 @@ def write_run(
     """
     folder = Path(folder)
     check_folder(folder, force=force)
-    origins, what = scored_windows(fitted)
+    inputs = model.inputs(fitted.panel)
+    origins, what = scored_windows(fitted, inputs)
     metrics: dict[str, Any] = {}
     per_series = np.array([])
     if len(origins):
-        metrics, per_series = scored(model, fitted.panel, origins, what)
+        metrics, per_series = scored(model, fitted.panel, inputs, origins, what)
     with _staged(folder) as temporary:
         model.save(temporary / MODEL_NAME)
         _write(temporary / "config.toml", tomli_w.dumps(_without_none(fitted.settings)))
         _write(temporary / "metrics.json", json.dumps(metrics | {"training": model.training}, indent=2) + "\n")
-        if model.can_predict(fitted.panel):
-            write_table(model.predict(fitted.panel), temporary / "forecast.csv")
+        if inputs.ready(ends_of(fitted.panel)).all():
+            write_table(model.predict(fitted.panel, inputs), temporary / "forecast.csv")
         report = ReportData(
             title=title,
             summary=fitted.summary,
@@ -63,8 +64,8 @@ def write_run(
             best_epoch=fitted.history.best,
             metrics=metrics,
             levels=model.levels,
-            fans=_fans(model, fitted.panel, origins, per_series) if len(origins) else [],
-            gates=_gates(model, fitted.panel, _typical(origins, per_series, fitted.panel)),
+            fans=_fans(model, fitted.panel, inputs, origins, per_series) if len(origins) else [],
+            gates=_gates(model, fitted.panel, inputs, _typical(origins, per_series, fitted.panel)),
             target=model.columns.target,
             footer=f"gatewise {version('gatewise')}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}: {command}",
         )
@@ -88,13 +89,15 @@ def _staged(folder: Path) -> Generator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def scored_windows(fitted: Fitted) -> tuple[Origins, str]:
+def scored_windows(fitted: Fitted, inputs: Inputs) -> tuple[Origins, str]:
     """The windows that tell how good a fit is: those after the cut-offs, else those of the validation."""
     split, horizon = fitted.split, fitted.split.horizon
     after = OriginRanges(split.cutoffs, split.ends - 1).onward(horizon)
+    after = after.take(inputs.ready(after))
     if len(after):
-        holdout = fitted.settings["holdout"]
-        return after, f"the last {holdout} steps of each series, never used in training"
+        scored_series, all_series = len(np.unique(after.series)), len(split.ends)
+        each = f"{scored_series:,} of {all_series:,}" if scored_series < all_series else "each"
+        return after, f"the last {fitted.settings['holdout']} steps of {each} series, never used in training"
     return split.validation(), "the validation windows, which chose the best epoch (no rows were held out)"
 
 
@@ -135,16 +138,16 @@ def _first_of(origins: Origins, series: int) -> Origins:
     return origins.take(index if len(index) else np.array([0]))
 
 
-def _fans(model: ForecastModel, panel: Panel, origins: Origins, per_series: np.ndarray) -> list[Fan]:
+def _fans(model: ForecastModel, panel: Panel, inputs: Inputs, origins: Origins, per_series: np.ndarray) -> list[Fan]:
     ranked = _ranked(per_series)
     picks = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
     if len(ranked) < len(picks):
         picks = {"": ranked[0]} if len(ranked) == 1 else {"better": ranked[0], "worse": ranked[-1]}
-    inputs, horizon, fans = model.inputs(panel), model.shape.horizon, []
+    horizon, fans = model.shape.horizon, []
     for word, series in picks.items():
         window = _first_of(origins, series)
         row, start = int(window.row[0]), int(panel.offsets[series])
-        shown = max(start, row - HISTORY_IN_FANS * horizon, row - model.shape.window)
+        shown = max(start, row - model.shape.window)
         error = f", MASE {per_series[series]:.2f}" if np.isfinite(per_series[series]) else ""
         fans.append(
             Fan(
@@ -159,9 +162,9 @@ def _fans(model: ForecastModel, panel: Panel, origins: Origins, per_series: np.n
     return fans
 
 
-def _gates(model: ForecastModel, panel: Panel, window: Origins) -> GateTrace:
+def _gates(model: ForecastModel, panel: Panel, inputs: Inputs, window: Origins) -> GateTrace:
     """What the first layer does while it reads one window and its horizon."""
-    batch = model.inputs(panel).gather(window)
+    batch = inputs.gather(window)
     lstm = model.network.lstm()
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     zeros = torch.zeros(1, lstm.hidden_size)

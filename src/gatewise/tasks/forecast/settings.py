@@ -27,8 +27,8 @@ class Settings:
         future: columns known for the forecast horizon too, such as prices or holidays.
         static: columns that do not change within a series, numbers or names.
         quantiles: levels to forecast, between 0 and 1, ascending, 0.5 among them.
-        window: steps of history that a forecast looks at; by default about 168 in whole seasons, less if the series
-            are short.
+        window: steps of history that the LSTM reads before a forecast (beside each, it is shown the value one and some
+            seasons before); by default about 168 in whole seasons, less if the series are short.
         hidden: H, units of the LSTM.
         layers: L, layers of the LSTM.
         dropout: probability of zeroing an output of the LSTM in training.

@@ -51,8 +51,13 @@ class Split:
         return ranges
 
     def validation(self) -> Origins:
-        """Windows whose truth lies from ``train_ends`` to ``cutoffs``: the last of every series and some before."""
+        """Windows whose truth lies from ``train_ends`` to ``cutoffs``: the last of every series, and some before.
+
+        Beyond a number that would slow the training down, series are left out evenly.
+        """
         last = np.where(self.cutoffs > self.train_ends, self.cutoffs - self.horizon, self.train_ends - 1)
-        origins = OriginRanges(self.train_ends, last).every(max(1, self.horizon // 4))
-        step = -(-len(origins) // MOST_VALIDATION_WINDOWS)
-        return origins.take(slice(None, None, max(step, 1)))
+        ranges = OriginRanges(self.train_ends, last)
+        counts = ranges.counts()
+        each = max(1, MOST_VALIDATION_WINDOWS // max(1, int((counts > 0).sum())))
+        origins = ranges.every(max(1, self.horizon // 4, -(-int(counts.max(initial=0)) // each)))
+        return origins.take(slice(None, None, max(1, -(-len(origins) // MOST_VALIDATION_WINDOWS))))

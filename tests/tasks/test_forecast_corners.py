@@ -11,6 +11,7 @@ import torch
 from gatewise import Forecaster
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import fitting
+from gatewise.tasks.forecast.resolve import usual_holdout
 
 QUICK: dict[str, Any] = {"season": 6, "window": 12, "hidden": 4, "epochs": 1, "batch": 4}
 
@@ -75,5 +76,13 @@ def test_a_seed_leaves_the_callers_randomness_alone() -> None:
 
 
 def test_numpy_numbers_are_numbers() -> None:
-    numbers = {name: np.int64(value) for name, value in QUICK.items()}
-    assert Forecaster(np.int64(4), learning_rate=np.float32(0.01), **numbers).fit(_priced(60)).predict().height == 4
+    numbers: dict[str, Any] = {name: np.int64(value) for name, value in QUICK.items()}
+    numbers |= {"horizon": np.int64(4), "learning_rate": np.float32(0.01)}
+    assert Forecaster(**numbers).fit(_priced(60)).predict().height == 4
+
+
+@pytest.mark.parametrize(
+    ("length", "horizon", "holdout"), [(30, 24, 24), (960, 48, 48), (2000, 48, 96), (17_420, 48, 480), (2284, 52, 104)]
+)
+def test_long_series_hold_out_more_than_one_horizon(length: int, horizon: int, holdout: int) -> None:
+    assert usual_holdout(length, horizon) == holdout

@@ -1,6 +1,7 @@
 """A trained forecaster's file, its forecasts, and where each series' training ended."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_mo
 from gatewise.models import Network
 from gatewise.tasks.forecast.evaluate import first_after
 from gatewise.tasks.forecast.inputs import Shape
-from gatewise.tasks.forecast.model import PREDICT_BATCH, ForecastModel, moments, moments_of
+from gatewise.tasks.forecast.model import PREDICT_BATCH, ForecastModel, ends_of, moments, moments_of, names_of
 
 SHAPE = Shape(6, 4, (3, 6))
 
@@ -117,13 +118,37 @@ def test_crossing_quantiles_are_sorted(model: ForecastModel) -> None:
 
 
 def test_known_covariates_of_the_horizon_are_needed(model: ForecastModel) -> None:
-    assert model.can_predict(model.read(rich_frame((20, 11, 16), ahead=4))[0])
     short = rich_frame((20, 11, 16), ahead=3)
     with pytest.raises(
         InputError, match=r"future covariates are missing: .* 3 future rows with rain where 4 are needed"
     ):
         model.read(short)
-    assert not model.can_predict(model.read(short, forecasting=False)[0])
+    panel = model.read(short, forecasting=False)[0]
+    message = "future covariates are missing in the horizon of series 's0': the forecast needs rain for all its 4 steps"
+    with pytest.raises(InputError, match=message):
+        model.predict(panel)
+    with pytest.raises(InputError, match=message):
+        model.predict(panel, model.inputs(panel))
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("series", [0, 1, 2])
+def test_one_blank_cell_in_the_horizon_of_one_series_is_named(model: ForecastModel, series: int, step: int) -> None:
+    panel = model.read(rich_frame((20, 11, 16), ahead=5))[0]
+    future = panel.future.copy()
+    future[panel.ends + 4] = np.nan  # beyond the horizon
+    expected = model.predict(panel)
+    assert_frame_equal(model.predict(replace(panel, future=future)), expected, check_exact=True)
+    future[panel.ends[series] + step] = np.nan
+    with pytest.raises(
+        InputError, match=f"in the horizon of series 's{series}': the forecast needs rain for all its 4"
+    ):
+        model.predict(replace(panel, future=future))
+
+
+def test_a_forecast_is_the_same_from_inputs_that_are_at_hand(model: ForecastModel) -> None:
+    panel = model.read(rich_frame((20, 11, 16), ahead=4))[0]
+    assert_frame_equal(model.predict(panel, model.inputs(panel)), model.predict(panel), check_exact=True)
 
 
 def test_reading_applies_the_policy_for_short_series(model: ForecastModel) -> None:
@@ -131,9 +156,15 @@ def test_reading_applies_the_policy_for_short_series(model: ForecastModel) -> No
     assert model.read(df)[0].ids.to_list() == ["s0", "s1", "s2"]
     panel, notes = replace(model, short="drop").read(df)
     assert panel.ids.to_list() == ["s0", "s2"]
-    assert notes == ("left out 1 short series: s1",)
-    with pytest.raises(InputError, match="1 of 3 series are shorter than the 6 rows needed"):
+    assert notes == ("left out 1 of 3 series, shorter than the 6 rows of the model's window: s1",)
+    with pytest.raises(InputError) as caught:
         replace(model, short="error").read(df)
+    assert str(caught.value) == (
+        "1 of 3 series are too short for the 6 rows of the model's window: s1 (the shortest has 5). Give more of their "
+        "history, or fit the model with a shorter window, or with --short pad or drop."
+    )
+    # The window is enough; the horizon need not be there too.
+    assert replace(model, short="error").read(rich_frame((20, 6, 16), ahead=4))[1] == ()
 
 
 # ---- files whose SHA-256 is right and whose content is not
@@ -214,23 +245,31 @@ def test_every_setting_is_needed(saved: Path, tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "cause"),
     [
-        {"lags": 3},
-        {"levels": 0.5},
-        {"levels": [0.1, "0.5", 0.9]},
-        {"columns": []},
-        {"columns": {"aim": "y"}},
-        {"frequency": "often"},
-        {"frequency": 24},
-        {"encoding": []},
-        {"encoding": {"past": []}},
-        {"encoding": {"past": [{"name": "a"}], "future": [], "static": [], "calendar": []}},
+        ({"lags": 3}, "its settings are not complete"),
+        ({"levels": 0.5}, "its settings are not complete"),
+        ({"levels": [0.1, "0.5", 0.9]}, "quantiles must be numbers between 0 and 1"),
+        ({"columns": []}, "its settings are not complete"),
+        ({"columns": {"aim": "y"}}, "its settings are not complete"),
+        ({"frequency": "often"}, "'often' is not a frequency"),
+        ({"frequency": 24}, "its settings are not complete"),
+        ({"missing": "guess"}, "missing must be one of error, ffill, mask, not 'guess'"),
+        ({"short": "long"}, "short must be one of error, pad, drop, not 'long'"),
+        ({"encoding": []}, "its settings are not complete"),
+        ({"encoding": {"past": []}}, "its settings are not complete"),
+        (
+            {"encoding": {"past": [{"name": "a"}], "future": [], "static": [], "calendar": []}},
+            "its settings are not complete",
+        ),
+        ({"cutoffs": {"s0": 1.5}}, "its settings do not fit"),
+        ({"cutoffs": {"s0": "1"}}, "its settings do not fit"),
     ],
     ids=str,
 )
-def test_settings_of_other_types(saved: Path, tmp_path: Path, changes: dict) -> None:
-    _refused(_crafted(saved, tmp_path / "m", **changes), "damaged: its settings")
+def test_settings_of_other_types(saved: Path, tmp_path: Path, changes: dict, cause: str) -> None:
+    path = _crafted(saved, tmp_path / "m", **changes)
+    _refused(path, f"^model file {re.escape(str(path))} is damaged: {cause}")
 
 
 def _with_blocks(saved: Path, path: Path, *blocks: Block) -> Path:
@@ -351,6 +390,42 @@ def test_whole_ids_find_their_cut_offs() -> None:
     panel = _panel([1, 2, 3, 1, 2, 3], [7, 7, 7, 10, 10, 10])
     assert moments_at_end(panel) == {"7": 3, "10": 3}
     assert first_after(panel, {"7": 1, "10": 2}).tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        (["b", "a"], ["b", "a"]),
+        ([7, 10], ["7", "10"]),
+        ([7.0, 10.0], ["7", "10"]),
+        ([-3.0, 0.0, 2.0**52], ["-3", "0", "4503599627370496"]),
+        (pl.Series([7.0, 10.0], dtype=pl.Float32), ["7", "10"]),
+        ([7.25, 10.5], ["7.25", "10.5"]),
+        (["7.0", "10"], ["7.0", "10"]),
+        (pl.Series(["b", "a"], dtype=pl.Categorical), ["b", "a"]),
+    ],
+    ids=str,
+)
+def test_the_names_of_series_as_text(ids: list | pl.Series, names: list[str]) -> None:
+    panel = replace(bare_panel([[1.0, 2.0]] * len(ids)), ids=pl.Series("k", ids))
+    assert names_of(panel) == names
+    assert moments_of(panel, panel.ends - 1) == dict.fromkeys(names, 1)
+
+
+def test_whole_numbers_that_come_as_floats_find_their_cut_offs() -> None:
+    times, ids = [1, 2, 3, 1, 2, 3], [7, 7, 7, 10, 10, 10]
+    whole, floats = _panel(times, ids), _panel(times, [float(name) for name in ids])
+    assert floats.ids.dtype == pl.Float64
+    assert moments_at_end(whole) == moments_at_end(floats) == {"7": 3, "10": 3}
+    for panel in (whole, floats):
+        assert first_after(panel, {"7": 1, "10": 2}).tolist() == [1, 5]
+        assert first_after(panel, {"7.0": 1, "10.0": 2}).tolist() == [0, 3]
+
+
+def test_the_windows_at_the_ends_of_the_series() -> None:
+    origins = ends_of(bare_panel([[1.0] * 5, [1.0] * 3, [1.0]], ahead=4))
+    assert origins.series.tolist() == [0, 1, 2]
+    assert origins.row.tolist() == [5, 12, 17]
 
 
 def test_the_end_of_a_series_is_its_last_target_not_its_last_row() -> None:

@@ -11,6 +11,7 @@ from forecast_panels import NAN, bare_panel
 from gatewise.data import Columns, Frequency
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.resolve import (
+    LONGEST_USUAL_WINDOW,
     choose_lags,
     drop_short,
     resolve_columns,
@@ -52,6 +53,24 @@ def test_every_role_comes_from_the_settings() -> None:
     )
 
 
+@pytest.mark.parametrize("role", ["id", "time"])
+def test_ids_and_times_called_like_a_quantile_of_the_forecast_are_refused(role: str) -> None:
+    df = _frame("y", "q0.5", "q0.25", "q0.7", "q")
+    for levels, refused in (
+        ((0.5,), {"q0.5"}), ((0.25, 0.5), {"q0.25", "q0.5"}), ((0.25, 0.5, 0.7), {"q0.25", "q0.5", "q0.7"})
+    ):  # fmt: skip
+        for name in ("q0.5", "q0.25", "q0.7", "q"):
+            given = replace(Settings(1, quantiles=levels), **{role: name})
+            if name in refused:
+                with pytest.raises(InputError, match=rf"the {role} column '{name}' is called like a quantile .*rename"):
+                    resolve_columns(df, given)
+            else:
+                assert getattr(resolve_columns(df, given), role) == name
+    # Columns that the forecast does not repeat may be called so.
+    others = resolve_columns(df, Settings(1, target="q0.5", past=("q0.25",), quantiles=(0.25, 0.5)))
+    assert (others.target, others.past) == ("q0.5", ("q0.25",))
+
+
 def test_time_stamps_that_nobody_named_are_mentioned() -> None:
     df = pl.DataFrame({"y": [1.0], "when": [datetime(2020, 1, 1)]})
     (note,) = unused_time_column(df, Columns("y"))
@@ -81,6 +100,11 @@ def test_the_usual_season(frequency: str, season: int) -> None:
         (10_000, 12, 12, 12, 168),
         (10_000, 52, 8, 8, 156),
         (10_000, 96, 96, 96, 192),
+        (10_000, 168, 24, 24, 336),
+        (10_000, 169, 24, 24, 336),  # never more than two weeks of hours, were it less than two seasons
+        (10_000, 1440, 60, 60, 336),
+        (10_000, 1440, 400, 60, 400),
+        (500, 1440, 60, 60, 336),
         (10_000, 24, 500, 0, 500),  # never less than the horizon
         (300, 24, 48, 48, 156),  # what is left of 300 after holdout, validation and one horizon of training
         (100, 24, 48, 48, 48),  # but at least two seasons
@@ -91,6 +115,19 @@ def test_the_usual_season(frequency: str, season: int) -> None:
 )
 def test_the_usual_window(length: int, season: int, horizon: int, holdout: int, window: int) -> None:
     assert usual_window(length, season, horizon, holdout) == window
+
+
+def test_the_usual_window_is_bounded_by_its_longest_and_the_horizon() -> None:
+    assert LONGEST_USUAL_WINDOW == 336
+    for length in (50, 700, 100_000):
+        for season in range(1, 3000, 7):
+            for horizon in (1, 24, 335, 336, 337, 1000):
+                window = usual_window(length, season, horizon, horizon)
+                assert horizon <= window <= max(336, horizon)
+                # Whole seasons wherever there is room for two of them.
+                if length == 100_000 and 2 * season <= 336 and horizon <= 24:
+                    assert window % season == 0
+                    assert window >= 2 * season
 
 
 # ---- lags
@@ -136,7 +173,15 @@ def test_only_training_rows_choose() -> None:
 
 @pytest.mark.parametrize(
     ("season", "window", "lags"),
-    [(1, 50, ()), (24, 23, (24,)), (24, 24, (24,)), (24, 47, (24,)), (24, 48, (24, 48))],
+    [
+        (1, 50, ()),
+        (24, 1, (24,)),
+        (24, 23, (24,)),
+        (24, 24, (24,)),
+        (24, 47, (24,)),
+        (24, 48, (24, 48)),
+        (500, 9, (500,)),
+    ],
 )
 def test_multiples_of_the_season_lie_within_the_window(season: int, window: int, lags: tuple[int, ...]) -> None:
     assert _lags([_weekly(300)], season, window) == lags
@@ -168,32 +213,42 @@ def test_of_many_series_some_choose_from_first_to_last(monkeypatch) -> None:
 def test_series_that_are_too_short_are_refused_with_names_and_number() -> None:
     panel = bare_panel([[1.0] * n for n in (9, 3, 10, 5)])
     with pytest.raises(InputError) as caught:
-        drop_short(panel, 10, "error", "a window of 6 and a horizon of 4")
+        drop_short(panel, 10, "error", "10 rows needed, a window of 6 and a horizon of 4", "Use less of both.")
     text = str(caught.value)
-    assert "3 of 4 series are shorter than the 10 rows needed (a window of 6 and a horizon of 4): s0, s1, s3" in text
-    assert "the shortest has 3" in text
-    assert "--short pad" in text
+    assert text == (
+        "3 of 4 series are too short for the 10 rows needed, a window of 6 and a horizon of 4: s0, s1, s3 "
+        "(the shortest has 3). Use less of both."
+    )
     many = bare_panel([[1.0]] * 9)
-    with pytest.raises(InputError, match=r"9 of 9 series .*: s0, s1, s2, s3, s4, … "):
-        drop_short(many, 2, "error", "")
+    with pytest.raises(InputError, match=r"9 of 9 series .*: s0, s1, s2, s3, s4, … \(the shortest has 1\)"):
+        drop_short(many, 2, "error", "2 rows", "")
+    with pytest.raises(InputError, match=r"5 of 5 series .*: s0, s1, s2, s3, s4 \(the shortest has 1\)"):
+        drop_short(bare_panel([[1.0]] * 5), 2, "error", "2 rows", "")
 
 
 def test_series_that_are_too_short_are_left_out() -> None:
     panel = bare_panel([[float(n)] * n for n in (9, 3, 10, 12)], ahead=2)
-    kept, notes = drop_short(panel, 10, "drop", "")
+    kept, notes = drop_short(panel, 10, "drop", "10 rows of a window", "Use less.")
     assert kept.ids.to_list() == ["s2", "s3"]
     assert kept.lengths().tolist() == [10, 12]
     assert kept.y[0] == 10.0
-    assert notes == ("left out 2 short series: s0, s1",)
-    with pytest.raises(InputError, match="all 4 series are shorter than the 13 rows needed"):
-        drop_short(panel, 13, "drop", "")
+    assert notes == ("left out 2 of 4 series, shorter than the 10 rows of a window: s0, s1",)
+    message = r"4 of 4 series are too short for the 13 rows: s0.* \(the shortest has 3\)\. None is left\. Use less\.$"
+    with pytest.raises(InputError, match=message):
+        drop_short(panel, 13, "drop", "13 rows", "Use less.")
+    many = bare_panel([[1.0]] * 1500 + [[1.0] * 2])
+    assert drop_short(many, 2, "drop", "2 rows", "")[1] == (
+        "left out 1,500 of 1,501 series, shorter than the 2 rows: s0, s1, s2, s3, s4, …",
+    )
 
 
 @pytest.mark.parametrize("policy", ["error", "drop", "pad"])
 def test_nothing_happens_where_none_is_short_or_all_may_be(policy: str) -> None:
     panel = bare_panel([[1.0] * n for n in (9, 3)])
-    need = 99 if policy == "pad" else 3
-    assert drop_short(panel, need, policy, "") == (panel, ())
+    least = 99 if policy == "pad" else 3
+    kept, notes = drop_short(panel, least, policy, "", "")
+    assert kept is panel
+    assert notes == ()
 
 
 def test_settings_are_not_changed() -> None:

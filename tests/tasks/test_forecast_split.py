@@ -8,6 +8,7 @@ from forecast_panels import bare_panel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gatewise.data.windows import Origins
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.split import MOST_VALIDATION_WINDOWS, Split
 
@@ -44,7 +45,8 @@ def test_no_row_serves_two_ends(lengths: list[int], window: int, horizon: int, h
     assert (validation.row >= split.train_ends[validation.series]).all()
     assert (validation.row + horizon <= split.cutoffs[validation.series]).all()
     scored = np.flatnonzero(split.cutoffs > split.train_ends)
-    # The last window of every series that can validate, and every step back of a quarter of the horizon.
+    # The last window of every series that can validate, and every step back of a quarter of the horizon (there are
+    # few enough for it).
     assert sorted(set(validation.series.tolist())) == scored.tolist()
     for i in scored:
         rows = validation.row[validation.series == i]
@@ -94,12 +96,79 @@ def test_no_holdout_leaves_all_for_training_and_validation() -> None:
     assert _parts(_split([100], window=30, horizon=20, holdout=0)) == [[80, 20, 0]]
 
 
-def test_many_validation_windows_are_thinned_over_all_series() -> None:
+def test_many_validation_windows_are_thinned_within_series_first() -> None:
     split = _split([400] * 300, window=20, horizon=8, holdout=8)
     validation = split.validation()
-    # (39 − 8) // 2 + 1 windows a series: 4,800, of which every third is kept.
-    assert len(validation) == 1600
-    assert len(set(validation.series.tolist())) == 300
+    # 39 rows of validation give 32 windows. Of 2,048, each of 300 series may have 6: every 6th, which is 6 windows.
+    assert len(validation) == 1800
+    ends = np.arange(300) * 408 + 392
+    expected = (ends - 8)[:, None] - np.arange(5, -1, -1) * 6
+    assert validation.row.tolist() == expected.ravel().tolist()
+    assert validation.series.tolist() == np.repeat(np.arange(300), 6).tolist()
+
+
+def test_more_series_than_validation_windows_are_left_out_evenly() -> None:
+    split = _split([60] * 5000, window=20, horizon=8, holdout=8)
+    validation = split.validation()
+    # One window each, the last, of every third series.
+    assert validation.series.tolist() == list(range(0, 5000, 3))
+    assert (validation.row == split.cutoffs[validation.series] - 8).all()
+
+
+def test_as_many_series_as_validation_windows_have_one_each() -> None:
+    split = _split([60] * MOST_VALIDATION_WINDOWS, window=20, horizon=8, holdout=8)
+    validation = split.validation()
+    assert validation.series.tolist() == list(range(MOST_VALIDATION_WINDOWS))
+    assert (validation.row == split.cutoffs - 8).all()
+
+
+def _by_hand(split: Split, most: int) -> list[tuple[int, int]]:
+    """The validation windows, one series at a time."""
+    rows = [
+        [row for row in range(int(begin), int(end)) if row + split.horizon <= end]
+        for begin, end in zip(split.train_ends, split.cutoffs, strict=True)
+    ]
+    having = [i for i, some in enumerate(rows) if some]
+    if not having:
+        return []
+    share = most // len(having) or 1
+    stride = max(split.horizon // 4, 1)
+    while any(len(some) > stride * share for some in rows):
+        stride += 1
+    kept = [(i, row) for i in having for row in reversed(rows[i][::-1][::stride])]
+    step = 1
+    while len(kept) > step * most:
+        step += 1
+    return kept[::step]
+
+
+def _pairs(origins: Origins) -> list[tuple[int, int]]:
+    return list(zip(origins.series.tolist(), origins.row.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 20, 100])
+def test_validation_windows_are_what_plain_code_makes(monkeypatch, most: int) -> None:
+    monkeypatch.setattr("gatewise.tasks.forecast.split.MOST_VALIDATION_WINDOWS", most)
+    rng = np.random.default_rng(most)
+    thinned = 0  # how many of the splits
+    for _ in range(60):
+        lengths = rng.integers(2, 400, rng.integers(1, 12)).tolist()
+        window, horizon, holdout = (int(rng.integers(1, high)) for high in (30, 13, 30))
+        split = _split(lengths, window, horizon, holdout)
+        validation = split.validation()
+        assert _pairs(validation) == _by_hand(split, most)
+        assert len(validation) <= most
+        series = set(np.flatnonzero(split.cutoffs > split.train_ends).tolist())
+        thinned += len(validation) < len(_by_hand(split, 10**6))
+        if len(series) <= most:
+            # No series is without its last window.
+            last = {(i, int(split.cutoffs[i]) - horizon) for i in series}
+            assert last <= set(_pairs(validation))
+    assert thinned > 5
+
+
+def test_without_room_there_is_no_validation() -> None:
+    assert len(_split([35, 40], window=30, horizon=20, holdout=20).validation()) == 0
 
 
 @pytest.mark.parametrize("lengths", [[3], [5, 4]])

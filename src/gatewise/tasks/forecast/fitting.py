@@ -22,6 +22,7 @@ from gatewise.tasks.forecast.resolve import (
     drop_short,
     resolve_columns,
     unused_time_column,
+    usual_holdout,
     usual_season,
     usual_window,
 )
@@ -206,9 +207,9 @@ def _settle(settings: Settings, panel: Panel) -> tuple[Settings, Panel, tuple[st
     """Choose season, holdout and window where they are not given, and apply the policy for short series."""
     horizon = settings.horizon
     season = settings.season or usual_season(panel.frequency)
-    holdout = horizon if settings.holdout is None else settings.holdout
     lengths = panel.lengths()
     shortest = int(lengths.min() if settings.short == "error" else np.median(lengths))
+    holdout = usual_holdout(shortest, horizon) if settings.holdout is None else settings.holdout
     window = settings.window or usual_window(shortest, season, horizon, holdout)
     need = f"{window + horizon} rows needed, a window of {window} and a horizon of {horizon}"
     remedy = "Use a shorter window or horizon, or --short pad to fill them up, or --short drop to leave them out."

@@ -10,6 +10,8 @@ from gatewise.tasks.forecast.settings import Settings
 
 USUAL_WINDOW = 168
 LONGEST_USUAL_WINDOW = 336
+USUAL_HOLDOUT = 0.05
+MOST_HORIZONS_HELD_OUT = 10
 MOST_SERIES_FOR_LAGS = 1000
 _DAY = 86_400
 _SEASONS_OF_MONTHS = {1: 12, 3: 4}
@@ -58,6 +60,11 @@ def usual_season(frequency: Frequency) -> int:
     if 0 < seconds < _DAY and _DAY % seconds == 0:
         return int(_DAY // seconds)
     return {"1d": 7, "1w": 52}.get(frequency.text, 1)
+
+
+def usual_holdout(length: int, horizon: int) -> int:
+    """One horizon, and more where series are long: whole horizons up to 5 % of the length, at most ten."""
+    return horizon * min(max(int(USUAL_HOLDOUT * length / horizon), 1), MOST_HORIZONS_HELD_OUT)
 
 
 def usual_window(length: int, season: int, horizon: int, holdout: int) -> int:

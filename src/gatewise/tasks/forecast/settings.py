@@ -36,8 +36,8 @@ class Settings:
         batch: B, windows in a batch.
         learning_rate: the highest of the schedule (warm-up, then cosine).
         patience: stop after this many epochs without a better validation loss.
-        holdout: last steps of every series kept from training and used to score the model; by default the horizon, 0
-            to train on everything.
+        holdout: last steps of every series kept from training and used to score the model; by default the horizon,
+            or up to ten of them where series are long (5 % of their length); 0 to train on everything.
         missing: what to do with missing target cells inside a series: refuse (error), repeat the last value (ffill),
             or leave them out of inputs and loss (mask).
         short: what to do with series shorter than window + horizon: refuse (error), fill up from the left (pad), or

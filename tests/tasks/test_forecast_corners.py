@@ -60,6 +60,13 @@ def test_names_of_series_do_not_depend_on_their_type() -> None:
     assert fitted.evaluate(as_floats) == fitted.evaluate(table)
 
 
+def test_a_name_does_not_depend_on_the_others() -> None:
+    table = pl.DataFrame({"unique_id": [1.0] * 60 + [2.5] * 60, "y": [wave(k) for k in range(60)] * 2})
+    fitted = Forecaster(4, **QUICK).fit(table)
+    scores = fitted.evaluate(table.head(60))
+    assert (scores["windows"], "not in training" in scores["scored"]) == (1, False)
+
+
 def test_series_that_were_not_in_training_are_counted() -> None:
     table = pl.DataFrame({"unique_id": ["a"] * 60, "y": [wave(k) for k in range(60)]})
     fitted = Forecaster(4, **QUICK).fit(table)

@@ -457,7 +457,7 @@ def _pinball(quantiles: list, truth: list, levels: list[float]) -> float:
     total, count = 0.0, 0
     for window, targets in zip(quantiles, truth, strict=True):
         known = [v for v in targets if not math.isnan(v)]
-        farthest = max([abs(v) for v in known], default=0.0)
+        farthest = max(abs(v) for v in [*known, *(q for forecasts in window for q in forecasts)])
         weight = 1.0 if farthest <= 10 else 10 / farthest
         for forecasts, target in zip(window, targets, strict=True):
             if not math.isnan(target):
@@ -488,6 +488,9 @@ def test_a_window_whose_truth_is_far_out_counts_less() -> None:
     assert loss(0, -100) == pytest.approx(((0.8 * 99 + 0.5 * 100 + 0.3 * 102) / 3 + 0.8 / 3) / 2 / 10)
     assert loss(1e6, NAN) == pytest.approx(10 * 1.4 / 3, rel=1e-4)
     assert loss(NAN, NAN) == 0
+    # A forecast as far out weighs as little.
+    far = pinball(torch.full((1, 2, 1), 100.0), torch.zeros(1, 2), torch.tensor([0.5])).item()
+    assert far == pytest.approx(100 * 0.5 / 10)
 
 
 def test_the_loss_is_what_plain_code_makes() -> None:

@@ -104,7 +104,8 @@ def test_the_usual_season(frequency: str, season: int) -> None:
         (10_000, 169, 24, 24, 336),  # never more than two weeks of hours, were it less than two seasons
         (10_000, 1440, 60, 60, 336),
         (10_000, 1440, 400, 60, 400),
-        (500, 1440, 60, 60, 336),
+        (500, 1440, 60, 60, 320),  # two seasons are out of reach, so all that is left
+        (300, 1440, 10, 10, 270),
         (10_000, 24, 500, 0, 500),  # never less than the horizon
         (300, 24, 48, 48, 156),  # what is left of 300 after holdout, validation and one horizon of training
         (100, 24, 48, 48, 48),  # but at least two seasons

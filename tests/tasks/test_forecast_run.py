@@ -202,7 +202,7 @@ def test_truth_that_was_trained_on_is_refused(few_steps: None) -> None:
     df = season_and_trend()
     model = quick().fit(df)
     early, late = df.filter(pl.col("ds") < 90), df.filter(pl.col("ds").is_between(90, 95))
-    with pytest.raises(InputError, match="of series .* from before its training cut-off"):
+    with pytest.raises(InputError, match=r"of series .* from before its training cut-off"):
         model.evaluate(early, truth=late)
     held_out = model.evaluate(df.filter(pl.col("ds") < ROWS - H), truth=df.filter(pl.col("ds") >= ROWS - H))
     assert held_out["overall"] == model.evaluate(df)["overall"]

@@ -144,12 +144,13 @@ def _record(history: History, settings: Settings, seconds: float) -> dict[str, A
 def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
     """The mean quantile loss (Koenker and Bassett 1978) over all values [B, h] whose truth is known (not NaN).
 
-    A window whose truth lies far outside its scale, as after a dead stretch, counts less, so that it does not drown
-    the others.
+    A window whose truth or forecast lies far outside its scale, as after a dead stretch, counts less, so that it does
+    not drown the others.
     """
     known = ~truth.isnan()
     truth = torch.where(known, truth, 0.0)
-    weight = FAR / truth.abs().amax(1, keepdim=True).clamp(min=FAR)
+    farthest = torch.maximum(truth.abs().amax(1), quantiles.detach().abs().amax((1, 2)))
+    weight = FAR / farthest.clamp(min=FAR)[:, None]
     error = truth[..., None] - quantiles
     loss = torch.maximum(levels * error, (levels - 1) * error).mean(-1) * weight
     return (loss * known).sum() / known.sum().clamp(min=1)

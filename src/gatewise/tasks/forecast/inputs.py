@@ -23,7 +23,10 @@ SMALLEST_SHARES = (1e-4, 1e-9)
 values in a series that moves, and the rounding of large numbers, are not what its forecasts should be measured by."""
 
 SMALLEST_SCALE = 1e-12
-"""The scale where a series has never moved from zero."""
+"""Added to every scale, so that a series that has never moved from zero has one."""
+
+LARGEST_TRUTH = 1e30
+"""Scaled truths are cut here, well within float32."""
 
 LARGEST_INPUT = 100.0
 """Scaled inputs are cut here: beyond, every gate is saturated anyway."""
@@ -100,6 +103,7 @@ class Inputs:
         shown = ~np.isnan(y)
         shown[:, window:] = False
 
+        truth = np.clip((self.truth(origins) - level) / scale, -LARGEST_TRUTH, LARGEST_TRUTH)
         lagged = [self._lagged(origins, lag) for lag in lags]
         seasonal = [
             np.clip(np.nan_to_num((values - level) / scale), -LARGEST_INPUT, LARGEST_INPUT) for values in lagged
@@ -124,7 +128,7 @@ class Inputs:
         return Batch(
             torch.from_numpy(x),
             torch.from_numpy(((np.stack(candidates, -1) - level[..., None]) / scale[..., None]).astype(np.float32)),
-            torch.from_numpy(((self.truth(origins) - level) / scale).astype(np.float32)),
+            torch.from_numpy(truth.astype(np.float32)),
             level,
             scale,
         )

@@ -190,9 +190,11 @@ def ends_of(panel: Panel) -> Origins:
 def names_of(panel: Panel) -> list[str]:
     """The names of the series as text; whole numbers that came as floats are written as whole numbers."""
     ids = panel.ids
-    if ids.dtype.is_float() and (ids == ids.round()).all():
-        ids = ids.cast(pl.Int64)
-    return ids.cast(pl.String).to_list()
+    text = ids.cast(pl.String)
+    if ids.dtype.is_float():
+        whole = ids.cast(pl.Int64, strict=False)
+        text = whole.cast(pl.String).zip_with(whole.cast(ids.dtype).eq(ids).fill_null(False), text)
+    return text.to_list()
 
 
 def moments_of(panel: Panel, rows: np.ndarray) -> dict[str, int]:

@@ -68,10 +68,15 @@ def usual_holdout(length: int, horizon: int) -> int:
 
 
 def usual_window(length: int, season: int, horizon: int, holdout: int) -> int:
-    """About 168 steps in whole seasons, at least the horizon; less where series are short, down to two seasons."""
+    """About 168 steps in whole seasons, at most 336, at least the horizon; less where series are short.
+
+    It goes down to two seasons (to the horizon where those would be more than 336 steps) and no further: what is
+    shorter is for the policy to settle.
+    """
     usual = max(min(season * max(2, round(USUAL_WINDOW / season)), LONGEST_USUAL_WINDOW), horizon)
+    least = max(2 * season, horizon) if 2 * season <= LONGEST_USUAL_WINDOW else horizon
     room = length - 2 * horizon - holdout
-    return max(min(usual, room), min(usual, max(2 * season, horizon)))
+    return max(min(usual, room), min(usual, least))
 
 
 def drop_short(panel: Panel, least: int, policy: str, need: str, remedy: str) -> tuple[Panel, tuple[str, ...]]:

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -33,7 +34,7 @@ void lstm_forward(std::size_t steps, std::size_t rows, std::size_t inputs, std::
                   std::ptrdiff_t x_time, std::ptrdiff_t x_row, Address h0, Address c0, Address w_ih, Address w_hh,
                   Address b_ih, Address b_hh, Address y, std::ptrdiff_t y_time, std::ptrdiff_t y_row, Address h_n,
                   Address c_n, bool reverse, const std::string& order, const Isa& isa) {
-  if (order.size() != 4 || order.find_first_not_of("ifgo") != std::string::npos)
+  if (order.size() != 4 || !std::is_permutation(order.begin(), order.end(), "ifgo"))
     throw std::invalid_argument("order must name the gates i, f, g and o, got '" + order + "'.");
   const Kernels& kernels = kernels_named(isa);
   const gatewise::LstmWeights weights = {at<const float*>(w_ih), at<const float*>(w_hh), at<const float*>(b_ih),

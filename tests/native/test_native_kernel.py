@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_problem import ISAS, Problem, assert_close, assert_same_bits
 
+from gatewise import _native
+
 HIDDEN = [1, 7, 16, 33, 64]
 
 every_isa = pytest.mark.parametrize("isa", ISAS)
@@ -148,3 +150,9 @@ def test_calls_from_several_threads_do_not_mix(isa: str):
         for _ in range(5):
             for result, wanted in zip(pool.map(lambda p: p.native(isa), problems), expected, strict=True):
                 assert_same_bits(result, wanted)
+
+
+def test_an_order_that_repeats_a_gate_is_refused() -> None:
+    for order in ("iiff", "ifg", "ifgx", ""):
+        with pytest.raises(ValueError, match="order must name the gates"):
+            _native.lstm_forward(0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, False, order, None)

@@ -298,3 +298,9 @@ def test_compiled_module(gradient: bool):
         y_t.square().sum().backward()
         for ours, expected in zip(layer.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(ours.grad, expected.grad, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 2, 3)])
+def test_a_state_that_is_no_pair_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="hx must be the pair"):
+        LSTM(3, 4)(torch.zeros(shape), ())

@@ -1,5 +1,6 @@
 """The functional door: what goes straight through, what is made dense, what is refused."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -166,3 +167,22 @@ def test_an_out_that_cannot_be_written_directly_is_copied_into(memory: str, back
     y, _ = lstm(x, state, weights, backend=backend, out=out)
     assert torch.equal(out, lstm(x, state, weights, backend=backend)[0])
     assert y is out
+
+
+def test_biases_in_one_direction_only_are_refused() -> None:
+    state = (torch.zeros(2, 4), torch.zeros(2, 4))
+    with_bias = Weights(torch.randn(16, 3), torch.randn(16, 4), torch.randn(16), torch.randn(16))
+    without = Weights(with_bias.w_ih, with_bias.w_hh)
+    for pair in ((with_bias, without), (without, with_bias)):
+        for x in (torch.randn(5, 2, 3), torch.randn(5, 2, 3, requires_grad=True)):
+            with pytest.raises(InputError, match="both directions must have biases, or neither"):
+                bilstm(x, (state, state), pair)
+
+
+def test_out_may_not_overlap_an_input_through_another_storage() -> None:
+    buffer = np.zeros(6 * 2 * 4, np.float32)
+    x = torch.from_numpy(buffer[: 5 * 2 * 4].reshape(5, 2, 4))
+    out = torch.from_numpy(buffer[2 * 4 :].reshape(5, 2, 4))
+    state = (torch.zeros(2, 4), torch.zeros(2, 4))
+    with pytest.raises(InputError, match="must not share memory"):
+        lstm(x, state, Weights(torch.randn(16, 4), torch.randn(16, 4)), out=out)

@@ -129,10 +129,12 @@ class LSTM(nn.Module):
             The outputs of the last layer, and the final (h_n, c_n) of all layers.
         """
         self._check_input(input)
+        if hx is not None and len(hx) != len(CELL.states):
+            raise InputError(f"hx must be the pair (h_0, c_0), got {len(hx)} parts.")
         batched = input.dim() == 3
         if not batched:
             input = input.unsqueeze(1)
-            hx = hx and self._unsqueezed(hx)
+            hx = None if hx is None else self._unsqueezed(hx)
         elif self.batch_first:
             input = input.transpose(0, 1)
         y, states = self._layers(input, self._split(input, hx))

@@ -39,6 +39,8 @@ def check_layer(x: Tensor, directions: Sequence[Direction], out: Tensor | None) 
     rows = len(LSTM.gates) * hidden
     if not (hidden and inputs):
         raise ShapeError(f"input and hidden sizes must be at least 1, got D={inputs}, H={hidden}.")
+    if len({weight.b_ih is None for _, weight, _ in directions}) > 1:
+        raise InputError("both directions must have biases, or neither.")
     for (h, c), weight, _ in directions:
         _check("h0", h, (batch, hidden), x)
         _check("c0", c, (batch, hidden), x)
@@ -77,13 +79,16 @@ def _check_out(out: Tensor, sources: Sequence[Tensor]) -> None:
         raise InputError("out must not require a gradient.")
     if _overlaps_itself(out):
         raise InputError(f"out has elements that share memory (strides {out.stride()}).")
-    # A whole storage is compared, not the exact range: a false alarm costs one copy, a miss costs wrong results.
-    if out.numel() and any(_storage(source) == _storage(out) for source in sources):
+    # Whole storages are compared, not exact ranges: a false alarm costs one copy, a miss costs wrong results.
+    first, last = _storage(out)
+    if out.numel() and any(begin < last and first < end for begin, end in map(_storage, sources)):
         raise InputError("out must not share memory with an input, a state or a weight.")
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _storage(tensor: Tensor) -> tuple[int, int]:
+    """The first address of a tensor's memory, and one past its last."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """The compiled kernel behind the functional door.
 
 Memory: the kernel reads and writes addresses, so everything it may assume is made true here. Shapes, dtypes, devices
-and the absence of gradients have been checked before (``checks``, ``support``).
+and the absence of gradients have been checked before (``checks``, ``support``). What cannot be checked, here as in
+torch, is another thread that resizes or replaces a tensor's memory during the call.
 """
 
 from collections.abc import Sequence

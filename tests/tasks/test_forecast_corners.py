@@ -12,6 +12,7 @@ from gatewise import Forecaster
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import fitting
 from gatewise.tasks.forecast.resolve import usual_holdout
+from gatewise.tasks.forecast.run import scored_windows
 
 QUICK: dict[str, Any] = {"season": 6, "window": 12, "hidden": 4, "epochs": 1, "batch": 4}
 
@@ -93,3 +94,13 @@ def test_numpy_numbers_are_numbers() -> None:
 )
 def test_long_series_hold_out_more_than_one_horizon(length: int, horizon: int, holdout: int) -> None:
     assert usual_holdout(length, horizon) == holdout
+
+
+def test_a_window_of_which_nothing_is_known_is_not_scored() -> None:
+    holes = pl.DataFrame({"y": [None if 80 <= k < 84 else wave(k) for k in range(88)]})
+    fitted = Forecaster(4, missing="ffill", holdout=8, **QUICK).fit(holes)
+    assert fitted.model_ is not None
+    assert fitted.fitted_ is not None
+    inputs = fitted.model_.inputs(fitted.fitted_.panel)
+    windows, what = scored_windows(fitted.fitted_, inputs)
+    assert (windows.row.tolist(), "last 8 steps" in what) == ([84], True)

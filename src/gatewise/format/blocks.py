@@ -7,7 +7,7 @@ its arrays is used.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 from gatewise.errors import InputError
 from gatewise.spec import CELLS
@@ -19,16 +19,6 @@ MAX_SIZE = 1 << 24
 
 MAX_LAYERS = 1024
 """Every layer has a list of weights, which is made before the file's weights are looked at."""
-
-
-class Block(Protocol):
-    """What every block can say of itself."""
-
-    kind: ClassVar[str]
-
-    def shapes(self) -> Shapes:
-        """Names and shapes of the block's weights."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -99,12 +89,15 @@ class QuantileMix:
         return {}
 
 
+Block = Lstm | Linear | QuantileMix
+"""Every block has a kind, and says the names and shapes of its weights."""
+
 BLOCKS: Mapping[str, type[Block]] = MappingProxyType({block.kind: block for block in (Lstm, Linear, QuantileMix)})
 
 
 def describe_block(block: Block) -> dict[str, object]:
     """The block as plain data."""
-    return {"block": block.kind, **asdict(block)}  # type: ignore[call-overload]  # every block is a dataclass
+    return {"block": block.kind, **asdict(block)}
 
 
 def parse_blocks(data: object) -> tuple[Block, ...]:
@@ -125,11 +118,11 @@ def parse_blocks(data: object) -> tuple[Block, ...]:
 def _parse_block(data: object) -> Block:
     if not isinstance(data, dict):
         raise InputError("a block of the architecture must be an object.")
-    sizes = dict(cast("dict[str, object]", data))
+    sizes = dict(cast("dict[str, Any]", data))
     kind = sizes.pop("block", None)
     if not isinstance(kind, str) or kind not in BLOCKS:
         raise InputError(f"the architecture has a block {kind!r}; this version knows {', '.join(BLOCKS)}.")
-    names = {field.name for field in fields(BLOCKS[kind])}  # type: ignore[arg-type]  # every block is a dataclass
+    names = {field.name for field in fields(BLOCKS[kind])}
     if set(sizes) != names:
         raise InputError(f"the block {kind!r} must have the fields {', '.join(sorted(names))}.")
     for name, value in sizes.items():

@@ -93,12 +93,19 @@ def scored_windows(fitted: Fitted, inputs: Inputs) -> tuple[Origins, str]:
     """The windows that tell how good a fit is: those after the cut-offs, else those of the validation."""
     split, horizon = fitted.split, fitted.split.horizon
     after = OriginRanges(split.cutoffs, split.ends - 1).onward(horizon)
-    after = after.take(inputs.ready(after))
+    after = _scorable(after, inputs)
     if len(after):
         scored_series, all_series = len(np.unique(after.series)), len(split.ends)
         each = f"{scored_series:,} of {all_series:,}" if scored_series < all_series else "each"
         return after, f"the last {fitted.settings['holdout']} steps of {each} series, never used in training"
-    return split.validation(), "the validation windows, which chose the best epoch (no rows were held out)"
+    return _scorable(
+        split.validation(), inputs
+    ), "the validation windows, which chose the best epoch (no rows were held out)"
+
+
+def _scorable(origins: Origins, inputs: Inputs) -> Origins:
+    """The windows of whose horizon all that is needed is known, and some of the truth."""
+    return origins.take(inputs.ready(origins) & ~np.isnan(inputs.truth(origins)).all(axis=1))
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gatewise import _native
 from gatewise.ops import native
-from gatewise.ops.call import Direction
+from gatewise.ops.call import Call, Direction
 from gatewise.reference import State, Weights, scan
 
 ISAS = _native.available_isas()
@@ -34,17 +34,17 @@ class Problem:
         return cls(2 * uniform(T, B, D), (uniform(B, H), 2 * uniform(B, H)), weights, reverse)
 
     def native(self, isa: str, out: Tensor | None = None) -> tuple[Tensor, State]:
-        y, (final,) = native.forward(self.x, [Direction(self.state, self.weights, self.reverse)], out, isa=isa)
-        return y, final
+        result = native.forward(Call(self.x, [Direction(self.state, self.weights, self.reverse)]), out, isa=isa)
+        return result.y, result.states[0]
 
     def reference(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, State]:
         cast = self.map(lambda tensor: tensor.to(dtype))
-        return scan(cast.x, cast.state, cast.weights, reverse=self.reverse)
+        run = scan(cast.x, cast.state, cast.weights, reverse=self.reverse)
+        return run.y, run.state
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Problem":
         h, c = self.state
-        w_ih, w_hh, *biases = self.weights
-        weights = Weights(change(w_ih), change(w_hh), *(None if bias is None else change(bias) for bias in biases))
+        weights = Weights(*(None if weight is None else change(weight) for weight in self.weights))
         return Problem(change(self.x), (change(h), change(c)), weights, self.reverse)
 
     def rows(self, which: slice | list[int]) -> "Problem":

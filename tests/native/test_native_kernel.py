@@ -63,7 +63,7 @@ def test_saturated_gates(isa: str):
 def test_infinite_inputs_give_the_limits(isa: str):
     H = 9
     problem = Problem.draw(1, 2, 1, H)
-    weights = problem.weights._replace(w_ih=torch.ones(4 * H, 1))
+    weights = problem.weights._replace(weight_ih=torch.ones(4 * H, 1))
     for sign, limit in ((1.0, "open"), (-1.0, "shut")):
         at_end = Problem(torch.full((1, 2, 1), sign * torch.inf), problem.state, weights)
         y, (_, c) = at_end.native(isa)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gatewise.errors import InputError
-from gatewise.ops import BACKENDS, ShapeError, Weights, bilstm, lstm
+from gatewise.ops import BACKENDS, Direction, ShapeError, Weights, layer, lstm
 from gatewise.reference import State
 
 T, B, D, H = 5, 3, 4, 6
@@ -38,8 +38,8 @@ def test_out_receives_the_outputs(backend: str, reverse: bool):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_both_directions_are_two_runs_side_by_side(backend: str):
     x, state, weights = draw()
-    other = Weights(*(w.flip(0) for w in weights if w is not None))
-    y, states = bilstm(x, (state, state), (weights, other), backend=backend)
+    other = Weights(*(None if w is None else w.flip(0) for w in weights))
+    y, states, _ = layer(x, [Direction(state, weights), Direction(state, other, True)], backend=backend)
     for n, (w, reverse) in enumerate([(weights, False), (other, True)]):
         one, final = lstm(x, state, w, reverse=reverse, backend="reference")
         torch.testing.assert_close(y[..., n * H : (n + 1) * H], one, rtol=0, atol=1e-6)
@@ -77,7 +77,7 @@ def test_any_memory_gives_the_bits_of_a_clean_copy(memory: str, backend: str):
     x, (h, c), weights = draw()
     change = MEMORY[memory]
     clean = lstm(x, (h, c), weights, backend=backend)
-    moved = Weights(*(change(w) for w in weights if w is not None))
+    moved = Weights(*(None if w is None else change(w) for w in weights))
     y, final = lstm(change(x), (change(h), change(c)), moved, backend=backend)
     assert torch.equal(y, clean[0])
     assert all(torch.equal(a, b) for a, b in zip(final, clean[1], strict=True))
@@ -114,24 +114,36 @@ def _bad_arguments() -> dict[str, tuple[type[Exception], str, dict[str, object]]
     shared = torch.zeros(T, B, H + D)
     return {
         "x of two dimensions": (ShapeError, "x must have 3 dimensions", {"x": x[0]}),
-        "x of another width": (ShapeError, r"w_ih must have shape \[24, 3\]", {"x": x[..., :3]}),
+        "x of another width": (ShapeError, r"weight_ih must have shape \[24, 3\]", {"x": x[..., :3]}),
         "x without features": (ShapeError, "at least 1", {"x": x[..., :0]}),
         "sparse x": (InputError, "dense", {"x": sparse}),
         "nested x": (InputError, "dense", {"x": torch.nested.nested_tensor([x[0], x[1]], layout=torch.jagged)}),
         "x of integers": (InputError, "dtype", {"x": x.long()}),
-        "x of another dtype": (InputError, "h0 has dtype torch.float32 but x has torch.float64", {"x": x.double()}),
-        "x of another device": (ShapeError, "h0 is on cpu but x is on meta", {"x": x.to("meta")}),
+        "x of another dtype": (InputError, "h_0 has dtype torch.float32 but x has torch.float64", {"x": x.double()}),
+        "x of another device": (ShapeError, "h_0 is on cpu but x is on meta", {"x": x.to("meta")}),
         "x that is no tensor": (TypeError, "x must be a torch.Tensor", {"x": x.numpy()}),
         "x whose storage was freed": (InputError, "storage", {"x": freed}),
         "x whose storage was cut": (InputError, "storage", {"x": short}),
-        "h of another batch": (ShapeError, "h0 must have shape", {"state": (h[:1], c)}),
-        "c of another width": (ShapeError, "c0 must have shape", {"state": (h, c[:, :1])}),
-        "c of another dtype": (InputError, "c0 has dtype", {"state": (h, c.double())}),
-        "w_hh of one dimension": (ShapeError, "w_hh must have 2 dim", {"weights": w._replace(w_hh=w.w_hh[0])}),
-        "w_hh of no width": (ShapeError, "at least 1", {"weights": w._replace(w_hh=w.w_hh[:, :0])}),
-        "w_hh of other rows": (ShapeError, "w_hh must have", {"weights": w._replace(w_hh=w.w_hh[:-1])}),
-        "one bias": (InputError, "both", {"weights": w._replace(b_hh=None)}),
-        "bias of another length": (ShapeError, "b_ih must have", {"weights": w._replace(b_ih=w.w_ih[:3, 0])}),
+        "h of another batch": (ShapeError, "h_0 must have shape", {"state": (h[:1], c)}),
+        "c of another width": (ShapeError, "c_0 must have shape", {"state": (h, c[:, :1])}),
+        "c of another dtype": (InputError, "c_0 has dtype", {"state": (h, c.double())}),
+        "weight_hh of one dimension": (
+            ShapeError,
+            "weight_hh must have 2 dim",
+            {"weights": w._replace(weight_hh=w.weight_hh[0])},
+        ),
+        "weight_hh of no width": (ShapeError, "at least 1", {"weights": w._replace(weight_hh=w.weight_hh[:, :0])}),
+        "weight_hh of other rows": (
+            ShapeError,
+            "weight_hh must have",
+            {"weights": w._replace(weight_hh=w.weight_hh[:-1])},
+        ),
+        "one bias": (InputError, "bias_hh must be given", {"weights": w._replace(bias_hh=None)}),
+        "bias of another length": (
+            ShapeError,
+            "bias_ih must have",
+            {"weights": w._replace(bias_ih=w.weight_ih[:3, 0])},
+        ),
         "unknown backend": (InputError, "backend must be one of auto, native", {"backend": "cuda"}),
         "out of another shape": (ShapeError, "out must have shape", {"out": torch.empty(T, B, H + 1)}),
         "out of another dtype": (InputError, "out has dtype", {"out": torch.empty(T, B, H).double()}),
@@ -172,11 +184,11 @@ def test_an_out_that_cannot_be_written_directly_is_copied_into(memory: str, back
 def test_biases_in_one_direction_only_are_refused() -> None:
     state = (torch.zeros(2, 4), torch.zeros(2, 4))
     with_bias = Weights(torch.randn(16, 3), torch.randn(16, 4), torch.randn(16), torch.randn(16))
-    without = Weights(with_bias.w_ih, with_bias.w_hh)
+    without = Weights(with_bias.weight_ih, with_bias.weight_hh)
     for pair in ((with_bias, without), (without, with_bias)):
         for x in (torch.randn(5, 2, 3), torch.randn(5, 2, 3, requires_grad=True)):
-            with pytest.raises(InputError, match="both directions must have biases, or neither"):
-                bilstm(x, (state, state), pair)
+            with pytest.raises(InputError, match="both biases in every direction or none"):
+                layer(x, [Direction(state, pair[0]), Direction(state, pair[1], True)])
 
 
 def test_out_may_not_overlap_an_input_through_another_storage() -> None:

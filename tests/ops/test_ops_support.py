@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatewise import ops
 from gatewise.errors import InputError
-from gatewise.ops import Weights, explain, lstm
+from gatewise.ops import Direction, Weights, explain, lstm
 from gatewise.ops.support import BACKENDS, OBSTACLES
 from gatewise.reference import scan
 
@@ -20,8 +20,8 @@ T, B, D, H = 3, 2, 4, 5
 
 def _layer() -> tuple[tuple[Tensor, Tensor], Weights]:
     generator = torch.Generator().manual_seed(0)
-    w_ih, w_hh = torch.randn(4 * H, D, generator=generator), torch.randn(4 * H, H, generator=generator)
-    return (torch.zeros(B, H), torch.zeros(B, H)), Weights(w_ih, w_hh)
+    weight_ih, weight_hh = torch.randn(4 * H, D, generator=generator), torch.randn(4 * H, H, generator=generator)
+    return (torch.zeros(B, H), torch.zeros(B, H)), Weights(weight_ih, weight_hh)
 
 
 STATE, WEIGHTS = _layer()
@@ -47,15 +47,15 @@ def test_the_table_uses_only_words_it_explains():
 
 
 def test_a_plain_call_is_native():
-    assert explain(X, STATE, WEIGHTS) == ops.Choice("native", "first choice")
-    assert explain(X, STATE, WEIGHTS, backend="torch").reason == "asked for by name"
+    assert explain(X, [Direction(STATE, WEIGHTS)]) == ops.Choice("native", "first choice")
+    assert explain(X, [Direction(STATE, WEIGHTS)], backend="torch").reason == "asked for by name"
 
 
 def test_a_gradient_goes_to_torch_and_says_why():
-    choice = explain(X.clone().requires_grad_(), STATE, WEIGHTS)
+    choice = explain(X.clone().requires_grad_(), [Direction(STATE, WEIGHTS)])
     assert choice == ops.Choice("torch", "not native: a gradient is needed")
     with torch.no_grad():
-        assert explain(X.clone().requires_grad_(), STATE, WEIGHTS).backend == "native"
+        assert explain(X.clone().requires_grad_(), [Direction(STATE, WEIGHTS)]).backend == "native"
 
 
 def test_two_obstacles_are_both_named():
@@ -63,7 +63,7 @@ def test_two_obstacles_are_both_named():
         lstm(
             X.double().requires_grad_(),
             (STATE[0].double(), STATE[1].double()),
-            Weights(WEIGHTS.w_ih.double(), WEIGHTS.w_hh.double()),
+            Weights(WEIGHTS.weight_ih.double(), WEIGHTS.weight_hh.double()),
             backend="native",
         )
 
@@ -162,7 +162,7 @@ def test_a_zero_tensor_does_not_reach_memory():
 
 def test_autocast_is_torchs_business():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert explain(X, STATE, WEIGHTS).reason == "not native: autocast is on"
+        assert explain(X, [Direction(STATE, WEIGHTS)]).reason == "not native: autocast is on"
 
 
 def test_out_and_gradient_exclude_each_other():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gatewise.reference import Weights, scan, step
+from gatewise.spec import variant
 
 T, B, D, H = 4, 3, 2, 5
 
@@ -21,13 +22,13 @@ def _problem(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, tuple[to
 @pytest.mark.parametrize("bias", [True, False])
 def test_both_directions_equal_torch(bias: bool):
     x, (h0, c0), weights = _problem()
-    weights = weights if bias else weights._replace(b_ih=None, b_hh=None)
+    weights = weights if bias else weights._replace(bias_ih=None, bias_hh=None)
     flat = [w for w in weights if w is not None]
     y, h, c = torch.lstm(
         x, (torch.stack([h0, h0]), torch.stack([c0, c0])), flat + flat, bias, 1, 0.0, False, True, False
     )
     for n, reverse in enumerate([False, True]):
-        ours, (h_n, c_n) = scan(x, (h0, c0), weights, reverse=reverse)
+        ours, (h_n, c_n), _ = scan(x, (h0, c0), weights, reverse=reverse)
         torch.testing.assert_close(ours, y[..., n * H : (n + 1) * H], rtol=0, atol=1e-14)
         torch.testing.assert_close((h_n, c_n), (h[n], c[n]), rtol=0, atol=1e-14)
 
@@ -50,10 +51,10 @@ def test_the_trace_satisfies_the_equations(reverse: bool):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtype_is_kept_and_a_scan_is_its_steps(dtype: torch.dtype):
     x, state, weights = _problem(dtype)
-    y, final = scan(x, state, weights)
+    y, final, _ = scan(x, state, weights)
     assert y.dtype == final[0].dtype == final[1].dtype == dtype
     for t in range(T):
-        state, _ = step(x[t], state, weights)
+        _, state, _ = step(x[t], state, weights, variant())
         assert torch.equal(y[t], state[0])
     assert torch.equal(final[1], state[1])
 
@@ -72,7 +73,7 @@ def test_first_and_second_derivatives():
     inputs = [tensor.requires_grad_() for tensor in (x[:2], *state, *weights) if tensor is not None]
 
     def run(*tensors: torch.Tensor):
-        y, (h, c) = scan(tensors[0], (tensors[1], tensors[2]), Weights(*tensors[3:]), reverse=True)
+        y, (h, c), _ = scan(tensors[0], (tensors[1], tensors[2]), Weights(*tensors[3:]), reverse=True)
         return y, h, c
 
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True, check_forward_ad=True)

@@ -1,5 +1,6 @@
 """Recurrent layers as torch modules."""
 
 from gatewise.nn.lstm import LSTM
+from gatewise.nn.parameters import Init
 
-__all__ = ["LSTM"]
+__all__ = ["LSTM", "Init"]

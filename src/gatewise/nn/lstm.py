@@ -1,28 +1,32 @@
-"""The LSTM layer as a torch module, interchangeable with torch.nn.LSTM.
+"""The recurrent layer as a torch module, interchangeable with torch.nn.LSTM.
 
-Gers, Schmidhuber and Cummins (2000). The equations live in ``gatewise.spec.LSTM``, the work in ``gatewise.ops``.
+Every cell of ``gatewise.spec``; the work is done in ``gatewise.ops``.
 """
 
-import math
 import warnings
-from typing import final
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence
 
 from gatewise import ops
 from gatewise.errors import InputError
-from gatewise.ops.checks import ShapeError
+from gatewise.nn import noise, packed
+from gatewise.nn.arguments import check_generator, check_projection, check_size, probability, zoneout_pair
+from gatewise.nn.parameters import Init, Scheme, reset
+from gatewise.ops.checks import ShapeError, check_tensor
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
-from gatewise.spec import LSTM as CELL
+from gatewise.spec import check_flag, check_option, state_type, variant
+
+Trace = list[dict[str, Tensor]]
 
 
 @final
 class LSTM(nn.Module):
-    """A stack of LSTM layers, in one direction or both.
+    """A stack of recurrent layers, in one direction or both.
 
     ::
 
@@ -30,40 +34,65 @@ class LSTM(nn.Module):
         g = tanh(W_g x + U_g h₋ + b_g)    o = σ(W_o x + U_o h₋ + b_o)
         c = f ⊙ c₋ + i ⊙ g                h = o ⊙ tanh(c)
 
-    Arguments, parameter names and shapes, initial weights (seed by seed) and results are those of torch.nn.LSTM, and
-    each loads the other's ``state_dict``. Every call computes with the weights of that moment, whatever changed them.
+    That is the default cell; ``gatewise cells`` prints the others. The first ten arguments, the parameters' names and
+    shapes, their initial values (seed by seed) and the results are those of torch.nn.LSTM, and each loads the other's
+    ``state_dict``. Every call computes with the weights of that moment, whatever changed them.
 
     Args:
         input_size: D, at least 1.
         hidden_size: H, at least 1.
         num_layers: L, at least 1; each layer reads the outputs of the one before.
         bias: whether the layers have biases (two each, as in torch; they are added).
-        batch_first: whether inputs and outputs are [B, T, …] instead of [T, B, …]. States are [L, B, H] either way.
+        batch_first: whether inputs and outputs are [B, T, …] instead of [T, B, …]. States are [L·S, B, ·] either way.
         dropout: probability in [0, 1] of zeroing an output between layers, in training.
-        bidirectional: whether each layer also runs backward in time; outputs are then [forward, backward], 2H wide.
-        proj_size: only 0 for now.
+        bidirectional: whether each layer also runs backward in time; outputs are then [forward, backward] side by side.
+        proj_size: P, the width of a recurrent projection of h, less than H; 0 for none (Sak et al. 2014).
         device: where to create the parameters.
         dtype: the dtype of the parameters.
+        cell: a name from ``gatewise.spec.CELLS``.
+        peephole: whether the gates see the cell state; None for the cell's own default (Gers et al. 2002).
+        clip: a bound above 0 for the pre-activations of the gates, or None.
+        layer_norm: whether to normalise the pre-activations and the cell state (Ba et al. 2016).
+        nonrecurrent_proj_size: N, the width of Sak's second projection, which stands beside h in the output; 0 for none.
+        residual: whether each layer from the third up adds its input to its output (Wu et al. 2016, GNMT).
+        zoneout: probability in [0, 1] that a unit keeps its old h and c, or a pair for h and c; in evaluation the
+            expectation (Krueger et al. 2017).
+        recurrent_dropout: probability of dropping a unit of h where it recurs, one mask for each sequence, in
+            training (Gal and Ghahramani 2016).
+        weight_drop: probability of zeroing an element of ``weight_hh``, in training (Merity et al. 2018).
+        forget_bias: the initial bias of the forget gate; None leaves torch's.
+        init: "torch", "orthogonal" or "chrono"; see ``gatewise.nn.Init``.
+        max_lag: the longest memory that "chrono" plans for, in steps.
+        learned_state: whether the initial state is learned instead of zero.
+        generator: where dropout and zoneout get their randomness; None for torch's default generator.
         backend: "auto", "native", "torch" or "reference"; see ``gatewise.ops.BACKENDS``.
 
     Shapes:
-        input [T, B, D] (or [B, T, D], or [T, D] for a single sequence; T and B may be 0); h_0, c_0 and h_n, c_n
-        [L·S, B, H] with S the number of directions ([L·S, H] for a single sequence); output [T, B, S·H].
+        input [T, B, D] (or [B, T, D], or [T, D] for a single sequence; T and B may be 0), or a PackedSequence; states
+        [L·S, B, ·] with S the number of directions ([L·S, ·] for a single sequence), h as wide as P or else H, the
+        others H; output [T, B, S·((P or H) + N)].
 
-    The state is (h, c): h is what a layer shows, c what it remembers; it defaults to zeros, and a sequence may be cut
-    anywhere by passing the state on. Padding is not known to the layer: every step of every row is computed.
+    Parameters of layer k, with ``_reverse`` for the backward direction, where G gates are learned: ``weight_ih_l{k}``
+    [G·H, ·], ``weight_hh_l{k}`` [G·H, P or H], ``bias_ih_l{k}``, ``bias_hh_l{k}`` [G·H], ``weight_hr_l{k}`` [P, H],
+    ``weight_hp_l{k}`` [N, H], ``weight_peephole_l{k}`` [gates that peep · H], ``weight_gates_l{k}`` [3H, 3H] (``fgr``),
+    ``weight_ln_ih_l{k}``, ``weight_ln_hh_l{k}`` [G·H], ``weight_ln_cell_l{k}``, ``bias_ln_cell_l{k}`` [H], and
+    ``h_0_l{k}``, ``c_0_l{k}`` … with ``learned_state``; each is there if the cell and its options have it.
+
+    The state is a named tuple of what the cell carries: (h, c) for most. It defaults to zeros or to the learned one, and
+    a sequence may be cut anywhere by passing it on.
 
     Raises:
-        InputError: a dtype, a number of dimensions or an argument does not fit, or the backend cannot serve.
+        InputError: a dtype, a number of dimensions or an argument does not fit, an option is not defined for the
+            cell, or the backend cannot serve.
         ShapeError: a size or a device does not fit (an InputError and a RuntimeError, as in torch).
 
     Example:
         >>> import torch
         >>> from gatewise import LSTM
-        >>> layer = LSTM(3, 8, num_layers=2, batch_first=True)
-        >>> output, (h, c) = layer(torch.randn(4, 10, 3))
-        >>> output.shape, h.shape
-        (torch.Size([4, 10, 8]), torch.Size([2, 4, 8]))
+        >>> layer = LSTM(3, 8, num_layers=2, batch_first=True, cell="peephole")
+        >>> output, (h, c) = layer(torch.randn(4, 10, 3), lengths=[10, 7, 0, 2])
+        >>> output.shape, h.shape, layer.weight_peephole_l0.shape
+        (torch.Size([4, 10, 8]), torch.Size([2, 4, 8]), torch.Size([24]))
     """
 
     def __init__(  # noqa: PLR0917 - torch's signature
@@ -79,146 +108,318 @@ class LSTM(nn.Module):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
+        cell: str = "lstm",
+        peephole: bool | None = None,
+        clip: float | None = None,
+        layer_norm: bool = False,
+        nonrecurrent_proj_size: int = 0,
+        residual: bool = False,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_drop: float = 0.0,
+        forget_bias: float | None = None,
+        init: Scheme = "torch",
+        max_lag: int = 100,
+        learned_state: bool = False,
+        generator: torch.Generator | None = None,
         backend: str = "auto",
     ):
         super().__init__()
-        for name, value in {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}.items():
-            _check_size(name, value)
-        for name, value in {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}.items():
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be a bool, got {type(value).__name__}.")
-        _check_dropout(dropout, num_layers)
-        if proj_size:
-            raise InputError(f"proj_size must be 0, got {proj_size}: projections are not supported yet.")
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        flags = {"batch_first": batch_first, "bidirectional": bidirectional, "residual": residual}
+        for name, value in sizes.items():
+            check_size(name, value)
+        for name, value in (flags | {"learned_state": learned_state}).items():
+            check_flag(name, value)
+        self.variant = variant(
+            cell,
+            peephole=peephole,
+            layer_norm=layer_norm,
+            clip=clip,
+            proj_size=proj_size,
+            nonrecurrent_proj_size=nonrecurrent_proj_size,
+            bias=bias,
+        )
+        check_projection(proj_size, hidden_size)
+        if learned_state:
+            check_option(self.variant.cell, "learned_state")
         check_backend(backend)
+        check_generator(generator)
+        self.init = Init(init, forget_bias, max_lag)
+        self.init.check(self.variant)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.bias = bias
         self.batch_first = batch_first
-        self.dropout = float(dropout)
+        self.dropout = probability("dropout", dropout)
         self.bidirectional = bidirectional
-        self.proj_size = 0
+        self.proj_size = proj_size
+        self.residual = residual
+        self.zoneout = zoneout_pair(zoneout, self.variant.cell)
+        self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
+        self.weight_drop = probability("weight_drop", weight_drop)
+        self.learned_state = learned_state
+        self.generator = generator
         self.backend = backend
-        rows = len(CELL.gates) * hidden_size
+        if dropout and num_layers == 1:
+            warnings.warn(
+                f"dropout={dropout} acts between layers only, and num_layers=1 has nothing between.", stacklevel=2
+            )
+        self._widths = self.variant.state_sizes(hidden_size)
+        self._state = state_type(self.variant.cell.states)
+        self._kinds: tuple[str, ...] = ()
         for layer in range(num_layers):
-            width = self._directions * hidden_size if layer else input_size
+            width = self._directions * self.variant.output_size(hidden_size) if layer else input_size
+            shapes = self.variant.shapes(width, hidden_size)
+            self._kinds = tuple(shapes)
+            if learned_state:
+                shapes |= {f"{name}_0": (size,) for name, size in self._widths.items()}
             for direction in range(self._directions):
-                shapes = [(rows, width), (rows, hidden_size), (rows,), (rows,)]
-                for name, shape in zip(self._names(layer, direction), shapes, strict=False):
-                    self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+                for kind, shape in shapes.items():
+                    parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                    self.register_parameter(kind + self._suffix(layer, direction), parameter)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(−1/√H, 1/√H), in torch's order."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        """Draw every parameter anew, as ``init`` and ``forget_bias`` say."""
+        kinds = (*self._kinds, *self._start_kinds)
+        for suffix in self._suffixes:
+            parameters = {kind: getattr(self, kind + suffix) for kind in kinds}
+            reset(parameters, self.variant, self.hidden_size, self.init)
 
     def flatten_parameters(self) -> None:
         """Do nothing; here because code written for torch.nn.LSTM calls it."""
 
-    def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The weights of each layer and direction, in the order of the states' first dimension."""
+        return [[getattr(self, kind + suffix) for kind in self._kinds] for suffix in self._suffixes]
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        trace: bool = False,
+    ) -> tuple[Any, ...]:
         """Run the stack over a batch of sequences, or over one.
 
         Args:
             input: the sequences, shaped as the class says.
-            hx: the initial (h_0, c_0); zeros by default.
+            hx: the initial state: a tuple with one tensor for each of the cell's states (for a cell with one state
+                also that tensor); zeros or the learned state by default.
+            lengths: the number of steps of each row [B], 0 to T in any order. Past a row's end outputs are zero; its
+                final state is that of its own end, where its backward direction starts. Not with a PackedSequence,
+                which knows its lengths.
+            reset: bool, [T, B] ([B, T] with batch_first, [T] for a single sequence): a row restarts before each step
+                that is true, from zero or the learned state; at t = 0 in place of ``hx``. In the backward direction
+                each piece between restarts runs as if alone too; ``hx`` enters the last. Not with a PackedSequence.
+            trace: whether to return all gates and states as well.
 
         Returns:
-            The outputs of the last layer, and the final (h_n, c_n) of all layers.
+            The outputs of the last layer, and the final state of all layers, a named tuple. With ``trace``, also a list
+            with one entry for each layer and direction (in the order of the states' first dimension), a dictionary from
+            each gate's and each state's name to its values over time, laid out as the outputs are.
         """
+        if isinstance(input, PackedSequence):
+            return self._run_packed(input, hx, lengths, reset, trace)
         self._check_input(input)
-        if hx is not None and len(hx) != len(CELL.states):
-            raise InputError(f"hx must be the pair (h_0, c_0), got {len(hx)} parts.")
+        hx = self._parts(hx)
         batched = input.dim() == 3
         if not batched:
-            input = input.unsqueeze(1)
-            hx = None if hx is None else self._unsqueezed(hx)
-        elif self.batch_first:
-            input = input.transpose(0, 1)
-        y, states = self._layers(input, self._split(input, hx))
-        h_n, c_n = (torch.stack(parts) for parts in zip(*states, strict=True))
+            x, hx = input.unsqueeze(1), None if hx is None else self._unsqueezed(hx)
+            if lengths is not None:
+                raise InputError("lengths is for batches; cut a single sequence to its length instead.")
+        else:
+            x = input.transpose(0, 1) if self.batch_first else input
+        if reset is not None:
+            reset = self._time_major(reset, input)
+        y, states, traces = self._run(x, hx, lengths, reset, trace)
+
+        def restore(tensor: Tensor) -> Tensor:
+            return tensor.squeeze(1) if not batched else tensor.transpose(0, 1) if self.batch_first else tensor
+
         if not batched:
-            return y.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
-        return (y.transpose(0, 1) if self.batch_first else y), (h_n, c_n)
+            states = [state.squeeze(1) for state in states]
+        output = restore(y), self._state(*states)
+        if not trace:
+            return output
+        return *output, [{name: restore(value) for name, value in values.items()} for values in traces]
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, as torch prints them."""
         words = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        for name, default in {**defaults, "backend": "auto"}.items():
-            value = getattr(self, name)
-            if value != default:
-                words.append(f"{name}={value}")
+        own = self.variant
+        shown = {
+            "proj_size": (self.proj_size, 0),
+            "num_layers": (self.num_layers, 1),
+            "bias": (self.bias, True),
+            "batch_first": (self.batch_first, False),
+            "dropout": (self.dropout, 0.0),
+            "bidirectional": (self.bidirectional, False),
+            "cell": (own.cell.name, "lstm"),
+            "peephole": (own.peephole, own.cell.peephole),
+            "clip": (own.clip, None),
+            "layer_norm": (own.layer_norm, False),
+            "nonrecurrent_proj_size": (own.nonrecurrent_proj_size, 0),
+            "residual": (self.residual, False),
+            "zoneout": (self.zoneout, (0.0, 0.0)),
+            "recurrent_dropout": (self.recurrent_dropout, 0.0),
+            "weight_drop": (self.weight_drop, 0.0),
+            "forget_bias": (self.init.forget_bias, None),
+            "init": (self.init.scheme, "torch"),
+            "learned_state": (self.learned_state, False),
+            "backend": (self.backend, "auto"),
+        }
+        words += [f"{name}={value}" for name, (value, default) in shown.items() if value != default]
         return ", ".join(words)
 
     @property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def _names(self, layer: int, direction: int) -> list[str]:
-        suffix = f"_l{layer}" + ("_reverse" if direction else "")
-        kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"] if self.bias else ["weight_ih", "weight_hh"]
-        return [kind + suffix for kind in kinds]
+    @property
+    def _start_kinds(self) -> list[str]:
+        return [f"{name}_0" for name in self._widths] if self.learned_state else []
 
-    def _weights(self, layer: int, direction: int) -> ops.Weights:
-        return ops.Weights(*(getattr(self, name) for name in self._names(layer, direction)))
+    @property
+    def _suffixes(self) -> list[str]:
+        return [self._suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
 
-    def _layers(self, y: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+    @staticmethod
+    def _suffix(layer: int, direction: int) -> str:
+        return f"_l{layer}_reverse" if direction else f"_l{layer}"
+
+    def _run(
+        self,
+        x: Tensor,
+        hx: Sequence[Tensor] | None,
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        trace: bool,
+    ) -> tuple[Tensor, list[Tensor], Trace]:
+        """Run all layers; everything is time-major."""
+        starts = self._starts(x)
+        states = starts if hx is None else self._split(x, hx)
         final: list[State] = []
+        traces: Trace = []
+        y = x
         for layer in range(self.num_layers):
-            if layer and self.dropout and self.training:
-                # Contiguous, so that the mask is drawn in torch's order whatever the memory order of y.
-                y = dropout(y.contiguous(), self.dropout)
-            if self.bidirectional:
-                pair = (states[2 * layer], states[2 * layer + 1])
-                both = (self._weights(layer, 0), self._weights(layer, 1))
-                y, ends = ops.bilstm(y, pair, both, backend=self.backend)
-                final.extend(ends)
-            else:
-                y, end = ops.lstm(y, states[layer], self._weights(layer, 0), backend=self.backend)
-                final.append(end)
-        return y, final
+            # Residual connections pass by dropout, as in GNMT.
+            fed = noise.drop(y, self.dropout, self.generator) if layer and self.dropout and self.training else y
+            here = range(layer * self._directions, (layer + 1) * self._directions)
+            result = ops.layer(
+                fed,
+                [self._direction(fed, k, states[k], starts[k]) for k in here],
+                self.variant,
+                lengths=lengths,
+                reset=reset,
+                trace=trace,
+                backend=self.backend,
+            )
+            y = result.y + y if self.residual and layer > 1 else result.y
+            final += result.states
+            traces += result.traces
+        return y, [torch.stack(parts) for parts in zip(*final, strict=True)], traces
 
-    def _check_input(self, input: Tensor) -> None:
-        if isinstance(input, PackedSequence):
-            raise InputError("PackedSequence is not supported yet; pass a padded tensor.")
+    def _direction(self, x: Tensor, index: int, state: State, start: State) -> ops.Direction:
+        layer, reverse = divmod(index, self._directions)
+        suffix = self._suffix(layer, reverse)
+        weights = {kind: getattr(self, kind + suffix) for kind in self._kinds}
+        if self.weight_drop and self.training:
+            weights["weight_hh"] = noise.drop(weights["weight_hh"], self.weight_drop, self.generator)
+        masks = ops.Noise()
+        if self.recurrent_dropout or any(self.zoneout):
+            masks = noise.draw(
+                x,
+                self._widths,
+                recurrent=self.recurrent_dropout,
+                zoneout=self.zoneout,
+                training=self.training,
+                generator=self.generator,
+            )
+        begin = start if self.learned_state else None
+        return ops.Direction(state, ops.Weights(**weights), bool(reverse), begin, masks)
+
+    def _starts(self, x: Tensor) -> list[State]:
+        """Return the state that each layer and direction starts from when none is given."""
+        batch = x.shape[1]
+        if not self.learned_state:
+            zeros = tuple(x.new_zeros(batch, size) for size in self._widths.values())
+            return [zeros] * (self.num_layers * self._directions)
+        return [
+            tuple(getattr(self, kind + suffix).expand(batch, -1) for kind in self._start_kinds)
+            for suffix in self._suffixes
+        ]
+
+    def _run_packed(
+        self, input: PackedSequence, hx: State | Tensor | None, lengths: object, reset: object, trace: bool
+    ) -> tuple[Any, ...]:
+        for name, value in {"lengths": lengths, "reset": reset}.items():
+            if value is not None:
+                raise InputError(f"{name} cannot go with a PackedSequence; pass a padded tensor.")
+        if input.data.dim() != 2:
+            raise InputError(f"a PackedSequence must hold data [·, D], got {input.data.dim()} dimensions.")
+        self._check_width(input.data)
+        hx = self._parts(hx)
+        if hx is not None and input.sorted_indices is not None:
+            hx = tuple(part.index_select(1, input.sorted_indices) for part in hx)
+        x, rows, valid = packed.unpack(input)
+        y, states, traces = self._run(x, hx, rows, None, trace)
+        if input.unsorted_indices is not None:
+            states = [state.index_select(1, input.unsorted_indices) for state in states]
+        output = packed.pack(y, valid, input), self._state(*states)
+        if not trace:
+            return output
+        return *output, [{name: packed.pack(v, valid, input) for name, v in values.items()} for values in traces]
+
+    def _check_input(self, input: object) -> None:
+        check_tensor("input", input)
+        assert isinstance(input, Tensor)
         if input.dim() not in (2, 3):
             raise InputError(f"input must have 2 or 3 dimensions, got {input.dim()}.")
+        self._check_width(input)
+
+    def _check_width(self, input: Tensor) -> None:
         if input.shape[-1] != self.input_size:
             raise ShapeError(f"input.size(-1) must be input_size, {self.input_size}, got {input.shape[-1]}.")
 
-    def _split(self, x: Tensor, hx: State | None) -> list[State]:
-        """Return the state of each layer and direction [B, H]; x is time-major."""
-        shape = (self.num_layers * self._directions, x.shape[1], self.hidden_size)
+    def _parts(self, hx: State | Tensor | None) -> State | None:
+        """Return the parts of a given state, which are the cell's."""
+        names = self.variant.cell.states
+        if isinstance(hx, Tensor) and len(names) == 1:
+            hx = (hx,)
         if hx is None:
-            zeros = x.new_zeros(shape[1:])
-            return [(zeros, zeros)] * shape[0]
-        for name, part in zip(CELL.states, hx, strict=True):
+            return None
+        if not isinstance(hx, tuple | list) or len(hx) != len(names):
+            what = f"{len(hx)} parts" if isinstance(hx, tuple | list) else type(hx).__name__
+            wanted = ", ".join(f"{name}_0" for name in names)
+            raise InputError(f"hx must be ({wanted}), the state of the cell {self.variant.cell.name!r}, got {what}.")
+        for name, part in zip(names, hx, strict=True):
+            check_tensor(f"{name}_0", part)
+        return tuple(hx)
+
+    def _split(self, x: Tensor, hx: Sequence[Tensor]) -> list[State]:
+        """Return the state of each layer and direction, each [B, ·]; x is time-major."""
+        for (name, size), part in zip(self._widths.items(), hx, strict=True):
+            shape = (self.num_layers * self._directions, x.shape[1], size)
             if part.shape != shape:
                 raise ShapeError(f"{name}_0 must have shape {list(shape)}, got {list(part.shape)}.")
-        return list(zip(hx[0].unbind(), hx[1].unbind(), strict=True))
+        return list(zip(*(part.unbind() for part in hx), strict=True))
 
-    @staticmethod
-    def _unsqueezed(hx: State) -> State:
-        h, c = hx
-        if h.dim() != 2 or c.dim() != 2:
-            raise ShapeError(f"for an unbatched input h_0 and c_0 must be 2-D, got {h.dim()}-D and {c.dim()}-D.")
-        return h.unsqueeze(1), c.unsqueeze(1)
+    def _unsqueezed(self, hx: State) -> State:
+        for name, part in zip(self._widths, hx, strict=True):
+            if part.dim() != 2:
+                raise ShapeError(f"for a single sequence {name}_0 must have 2 dimensions, got {part.dim()}.")
+        return tuple(part.unsqueeze(1) for part in hx)
 
-
-def _check_size(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}.")
-    if value < 1:
-        raise InputError(f"{name} must be at least 1, got {value}.")
-
-
-def _check_dropout(probability: float, layers: int) -> None:
-    if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
-        raise InputError(f"dropout must be a number from 0 to 1, got {probability!r}.")
-    if probability and layers == 1:
-        warnings.warn(
-            f"dropout={probability} acts between layers only, and num_layers=1 has nothing between.", stacklevel=3
-        )
+    def _time_major(self, reset: Tensor, input: Tensor) -> Tensor:
+        check_tensor("reset", reset)
+        if reset.shape != input.shape[:-1]:
+            raise ShapeError(f"reset must have shape {list(input.shape[:-1])}, got {list(reset.shape)}.")
+        if input.dim() == 2:
+            return reset.unsqueeze(1)
+        return reset.transpose(0, 1) if self.batch_first else reset

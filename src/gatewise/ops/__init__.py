@@ -1,8 +1,9 @@
 """The functional door to the cells: checks, shapes, and the choice of a backend."""
 
+from gatewise.ops.call import Direction, Result
 from gatewise.ops.checks import ShapeError
-from gatewise.ops.lstm import bilstm, explain, lstm
+from gatewise.ops.layer import explain, layer, lstm
 from gatewise.ops.support import BACKENDS, Choice
-from gatewise.reference import Weights
+from gatewise.reference import Noise, Weights
 
-__all__ = ["BACKENDS", "Choice", "ShapeError", "Weights", "bilstm", "explain", "lstm"]
+__all__ = ["BACKENDS", "Choice", "Direction", "Noise", "Result", "ShapeError", "Weights", "explain", "layer", "lstm"]

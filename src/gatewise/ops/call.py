@@ -1,25 +1,95 @@
 """The arguments of one layer's call, as the modules here pass them on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-from gatewise.reference import State, Weights
+from gatewise.reference import Noise, State, Weights
+from gatewise.spec import Variant, parse_variant
 
 
 class Direction(NamedTuple):
-    """What one direction of a layer starts from and computes with."""
+    """What one direction of a layer starts from and computes with.
+
+    Attributes:
+        state: the initial states, each [B, ·].
+        weights: the parameters.
+        reverse: whether it goes from the last time step to the first.
+        start: what a reset restarts from, each [B, ·]; None for zeros.
+        noise: dropout and zoneout masks.
+    """
 
     state: State
     weights: Weights
-    reverse: bool
+    reverse: bool = False
+    start: State | None = None
+    noise: Noise = Noise()
 
 
-Layer = tuple[Tensor, list[State]]
-"""What a layer returns: the outputs of its directions side by side, and the final state of each."""
+class Call(NamedTuple):
+    """Everything a backend needs to know; what each is says ``gatewise.ops.layer``."""
+
+    x: Tensor
+    directions: Sequence[Direction]
+    variant: Variant = Variant()
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+    trace: bool = False
 
 
-def tensors(x: Tensor, directions: Sequence[Direction]) -> list[Tensor]:
-    """Return every tensor of a call."""
-    return [x, *(t for state, weights, _ in directions for t in (*state, *weights) if t is not None)]
+class Result(NamedTuple):
+    """What a layer returns.
+
+    Attributes:
+        y: the outputs of its directions side by side [T, B, ·].
+        states: the final states of each direction.
+        traces: of each direction the gates and states over time by name, each [T, B, ·]; empty unless asked for.
+    """
+
+    y: Tensor
+    states: Sequence[State]
+    traces: Sequence[dict[str, Tensor]]
+
+
+def tensors(call: Call) -> list[Tensor]:
+    """Return every floating tensor of a call: x, then those of the directions."""
+    return [call.x, *(tensor for direction in call.directions for _, tensor in named(direction))]
+
+
+def named(direction: Direction) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a direction, with the name of its group or field."""
+    for name, states in (("state", direction.state), ("start", direction.start or ())):
+        yield from ((name, state) for state in states)
+    for fields in (direction.weights, direction.noise):
+        yield from ((name, tensor) for name, tensor in zip(fields._fields, fields, strict=True) if tensor is not None)
+
+
+def describe(call: Call, backend: str, places: Sequence[int]) -> str:
+    """Everything of a call that is no tensor, as text: torch.compile can follow string operations, but not JSON's.
+
+    Args:
+        call: the call.
+        backend: the backend it asks for.
+        places: where each of ``tensors(call)`` stands in the list that ``rebuild`` will be given.
+    """
+    directions = [f"{d.reverse} {' '.join([name for name, _ in named(d)])}" for d in call.directions]
+    numbers = " ".join([str(place) for place in places])
+    return "\n".join([call.variant.text, backend, str(call.trace), numbers, *directions])
+
+
+def rebuild(described: str, given: Sequence[Tensor], lengths: Tensor | None, reset: Tensor | None) -> tuple[Call, str]:
+    """Return the call and the backend of a description, with these tensors at its places."""
+    text, backend, trace, numbers, *rows = described.split("\n")
+    x, *rest = (given[int(place)] for place in numbers.split())
+    remaining = iter(rest)
+    directions: list[Direction] = []
+    for row in rows:
+        reverse, *names = row.split()
+        pairs = [(name, next(remaining)) for name in names]
+        state = tuple(tensor for name, tensor in pairs if name == "state")
+        start = tuple(tensor for name, tensor in pairs if name == "start")
+        weights = Weights(**{name: tensor for name, tensor in pairs if name in Weights._fields})
+        noise = Noise(**{name: tensor for name, tensor in pairs if name in Noise._fields})
+        directions.append(Direction(state, weights, reverse == "True", start or None, noise))
+    return Call(x, directions, parse_variant(text), lengths, reset, trace == "True"), backend

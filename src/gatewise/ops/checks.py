@@ -6,69 +6,175 @@ import torch
 from torch import Tensor
 
 from gatewise.errors import InputError
-from gatewise.ops.call import Direction, tensors
-from gatewise.spec import LSTM
+from gatewise.ops.call import Call, tensors
+from gatewise.reference import State, Weights
+from gatewise.spec import Cell
 
 
 class ShapeError(InputError, RuntimeError):
     """A wrong shape or device: torch.nn.LSTM raises RuntimeError for these, so this error is one as well."""
 
 
-def check_layer(x: Tensor, directions: Sequence[Direction], out: Tensor | None) -> None:
+def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
     """Refuse whatever no backend may see.
 
     Args:
-        x: the inputs [T, B, D].
-        directions: h and c [B, H] and the weights of each direction; H is read from the first ``w_hh``.
-        out: where the outputs should go [T, B, H × directions], or None.
+        call: what is to be computed; H is read from the first ``weight_ih``.
+        out: where the outputs should go, or None.
+        casts: whether autocast makes the dtypes the same before anything is computed.
 
     Raises:
         ShapeError: a shape or a device does not fit.
         InputError: a dtype does not fit, a tensor is not dense, or ``out`` cannot be written.
         TypeError: an argument is not a tensor.
     """
-    _check_tensor("x", x)
-    if x.dim() != 3:
-        raise ShapeError(f"x must have 3 dimensions [T, B, D], got {x.dim()}.")
-    _, batch, inputs = x.shape
-    w_hh = directions[0].weights.w_hh
-    _check_tensor("w_hh", w_hh)
-    if w_hh.dim() != 2:
-        raise ShapeError(f"w_hh must have 2 dimensions [4H, H], got {w_hh.dim()}.")
-    hidden = w_hh.shape[1]
-    rows = len(LSTM.gates) * hidden
+    x, variant = call.x, call.variant
+    axes = "[T, B, D]" if variant.kernel is None else "[T, B, D, Y, X]"
+    dims = 3 if variant.kernel is None else 5
+    if x.dim() != dims:
+        raise ShapeError(f"x must have {dims} dimensions {axes}, got {x.dim()}.")
+    if not 1 <= len(call.directions) <= 2:
+        raise InputError(f"a layer has one direction or two, got {len(call.directions)}.")
+    steps, batch, inputs, *image = x.shape
+    hidden = _hidden(call)
     if not (hidden and inputs):
         raise ShapeError(f"input and hidden sizes must be at least 1, got D={inputs}, H={hidden}.")
-    if len({weight.b_ih is None for _, weight, _ in directions}) > 1:
-        raise InputError("both directions must have biases, or neither.")
-    for (h, c), weight, _ in directions:
-        _check("h0", h, (batch, hidden), x)
-        _check("c0", c, (batch, hidden), x)
-        _check("w_ih", weight.w_ih, (rows, inputs), x)
-        _check("w_hh", weight.w_hh, (rows, hidden), x)
-        if (weight.b_ih is None) != (weight.b_hh is None):
-            raise InputError("b_ih and b_hh must both be given or both be None.")
-        if weight.b_ih is not None and weight.b_hh is not None:
-            _check("b_ih", weight.b_ih, (rows,), x)
-            _check("b_hh", weight.b_hh, (rows,), x)
+    if variant.peephole and variant.image not in {None, tuple(image)}:
+        raise ShapeError(f"x has images of {image}, but the peepholes are for {list(variant.image or ())}.")
+    shapes = variant.shapes(inputs, hidden)
+    sizes = [(batch, size, *image) for size in variant.state_sizes(hidden).values()]
+    for direction in call.directions:
+        check_states(direction.state, sizes, variant.cell, x, casts)
+        if direction.start is not None:
+            check_states(direction.start, sizes, variant.cell, x, casts)
+        _check_weights(direction.weights, shapes, x, casts)
+        recurrent, h, c = direction.noise
+        for name, mask, shape in (
+            ("the recurrent mask", recurrent, sizes[0]),
+            ("the mask of h", h, (steps, *sizes[0])),
+            ("the mask of c", c, (steps, *sizes[-1])),
+        ):
+            if mask is not None:
+                _check(name, mask, shape, x, casts)
+    _check_reset(call)
     if out is not None:
-        _check("out", out, (*x.shape[:2], hidden * len(directions)), x)
-        _check_out(out, tensors(x, directions))
+        _check("out", out, (steps, batch, variant.output_size(hidden) * len(call.directions), *image), x, casts)
+        _check_out(out, tensors(call))
 
 
-def _check_tensor(name: str, tensor: object) -> None:
+def check_states(
+    state: State, sizes: Sequence[tuple[int, ...]], cell: Cell, x: Tensor, casts: bool, suffix: str = "0"
+) -> None:
+    """Refuse a state that is not the cell's.
+
+    Args:
+        state: one tensor for each of the cell's states.
+        sizes: their shapes.
+        cell: the cell.
+        x: the input, whose dtype and device they must have.
+        casts: whether autocast mends dtypes.
+        suffix: what follows the state's name in the error.
+    """
+    if len(state) != len(cell.states):
+        names = ", ".join(f"{name}_0" for name in cell.states)
+        raise InputError(f"the state of the cell {cell.name!r} is ({names}), got {len(state)} parts.")
+    for name, part, shape in zip(cell.states, state, sizes, strict=True):
+        _check(f"{name}_{suffix}", part, shape, x, casts)
+
+
+def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
+    """Return the lengths of the rows as int64 on x's device.
+
+    Args:
+        lengths: [B] whole numbers, or None.
+        x: the inputs [T, B, …].
+
+    Raises:
+        InputError: one is negative or longer than T, or they are no whole numbers.
+        ShapeError: there are not B of them.
+    """
+    if lengths is None:
+        return None
+    if not isinstance(lengths, Tensor):
+        try:
+            lengths = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"lengths must be [B] whole numbers: {error}.") from None
+        lengths = lengths.long() if not lengths.numel() else lengths
+    if lengths.dtype not in _INTEGERS:
+        raise InputError(f"lengths must be whole numbers (int64 or a smaller integer dtype), got {lengths.dtype}.")
+    if x.dim() > 1 and lengths.shape != (x.shape[1],):
+        raise ShapeError(f"lengths must have shape {[x.shape[1]]} (one for each row), got {list(lengths.shape)}.")
+    if readable(lengths):
+        steps = x.shape[0]
+        for row, length in enumerate(lengths.tolist()):
+            if not 0 <= length <= steps:
+                raise InputError(f"lengths must be from 0 to T, {steps}; lengths[{row}] is {length}.")
+    return lengths.to(x.device, torch.int64)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a tensor has values that can be looked at: not while tracing, under vmap, on meta or as a fake."""
+    return not (
+        torch.compiler.is_compiling()
+        or tensor.is_meta
+        or torch._C._functorch.is_batchedtensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
+        or type(tensor) not in {Tensor, torch.nn.Parameter}
+    )
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _hidden(call: Call) -> int:
+    weight_ih, weight_hh = call.directions[0].weights[:2]
+    dims = 2 if call.variant.kernel is None else 4
+    for name, weight in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
+        check_tensor(name, weight)
+        if weight.dim() != dims:
+            raise ShapeError(f"{name} must have {dims} dimensions, got {weight.dim()}.")
+    return weight_ih.shape[0] // len(call.variant.cell.learned)
+
+
+def _check_weights(weights: Weights, shapes: dict[str, tuple[int, ...]], x: Tensor, casts: bool) -> None:
+    for name, weight in zip(weights._fields, weights, strict=True):
+        if name in shapes:
+            if weight is None:
+                raise InputError(f"{name} must be given: {_WHOLE}.")
+            _check(name, weight, shapes[name], x, casts)
+        elif weight is not None:
+            raise InputError(f"{name} is given, but the layer has none: {_WHOLE}.")
+
+
+_WHOLE = "weights must be what Variant.shapes lists, with both biases in every direction or none"
+
+
+def _check_reset(call: Call) -> None:
+    if call.reset is None:
+        return
+    check_tensor("reset", call.reset)
+    if call.reset.dtype is not torch.bool:
+        raise InputError(f"reset must be bool, got {call.reset.dtype}; reset != 0 makes it one.")
+    if call.reset.shape != call.x.shape[:2]:
+        raise ShapeError(f"reset must have shape {list(call.x.shape[:2])} [T, B], got {list(call.reset.shape)}.")
+    if call.reset.device != call.x.device:
+        raise ShapeError(f"reset is on {call.reset.device} but x is on {call.x.device}.")
+
+
+def check_tensor(name: str, tensor: object) -> None:
+    """Refuse what is no dense tensor."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}.")
     if tensor.layout is not torch.strided or tensor.is_nested:
         raise InputError(f"{name} must be a dense tensor; sparse and nested layouts are not supported.")
 
 
-def _check(name: str, tensor: object, shape: tuple[int, ...], x: Tensor) -> None:
-    _check_tensor(name, tensor)
+def _check(name: str, tensor: object, shape: Sequence[int], x: Tensor, casts: bool) -> None:
+    check_tensor(name, tensor)
     assert isinstance(tensor, Tensor)
-    if tensor.shape != shape:
+    if tensor.shape != tuple(shape):
         raise ShapeError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}.")
-    if tensor.dtype is not x.dtype and not torch._C._is_any_autocast_enabled():
+    if tensor.dtype is not x.dtype and not casts:
         raise InputError(f"{name} has dtype {tensor.dtype} but x has {x.dtype}; convert one of them with .to().")
     if not (tensor.is_cpu and x.is_cpu) and tensor.device != x.device:
         raise ShapeError(f"{name} is on {tensor.device} but x is on {x.device}.")

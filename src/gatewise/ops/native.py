@@ -5,14 +5,12 @@ and the absence of gradients have been checked before (``checks``, ``support``).
 torch, is another thread that resizes or replaces a tensor's memory during the call.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from gatewise import _native
 from gatewise.errors import InputError
-from gatewise.ops.call import Direction, Layer
+from gatewise.ops.call import Call, Direction, Result
 from gatewise.spec import LSTM
 
 _ORDER = "".join(LSTM.gate_names)
@@ -25,21 +23,23 @@ except ValueError as error:
     raise InputError(str(error)) from None
 
 
-def forward(x: Tensor, directions: Sequence[Direction], out: Tensor | None, isa: str | None = None) -> Layer:
+def forward(call: Call, out: Tensor | None, isa: str | None = None) -> Result:
     """Run a layer; ``isa`` overrides the instruction set for this call."""
-    hidden = directions[0].weights.w_hh.shape[1]
-    x = _rows(x)
+    directions = call.directions
+    hidden = directions[0].weights.weight_hh.shape[1]
+    x = _rows(call.x)
     y = out if out is not None and _rows(out) is out else _outputs(x, hidden * len(directions))
     parts = y.split(hidden, dim=-1) if len(directions) > 1 else [y]
     final = [_direction(x, direction, part, isa) for direction, part in zip(directions, parts, strict=True)]
-    return (y if out is None or out is y else out.copy_(y)), final
+    return Result(y if out is None or out is y else out.copy_(y), final, [])
 
 
 def _direction(x: Tensor, direction: Direction, y: Tensor, isa: str | None) -> tuple[Tensor, Tensor]:
+    weights = direction.weights
     # Named, because a tensor made dense must outlive the call that reads its address.
     h0, c0 = (_dense(state) for state in direction.state)
-    w_ih, w_hh = _dense(direction.weights.w_ih), _dense(direction.weights.w_hh)
-    b_ih, b_hh = (None if bias is None else _dense(bias) for bias in direction.weights[2:])
+    w_ih, w_hh = _dense(weights.weight_ih), _dense(weights.weight_hh)
+    b_ih, b_hh = (None if bias is None else _dense(bias) for bias in (weights.bias_ih, weights.bias_hh))
     h_n, c_n = torch.empty_like(h0), torch.empty_like(c0)
     steps, rows, inputs = x.shape
     x_time, x_row, _ = x.stride()

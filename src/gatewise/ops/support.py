@@ -4,7 +4,7 @@ A call is described by the obstacles it presents; a backend by the obstacles tha
 table, so a reason can always be given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -16,16 +16,23 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from gatewise.errors import InputError
+from gatewise.ops.call import Call, tensors
+from gatewise.ops.checks import readable
 
 OBSTACLES: Mapping[str, str] = MappingProxyType(
     {
-        "tracing": "torch.compile, torch.export or torch.jit is tracing, and would not see native code",
+        "cell": "the cell or one of its options is not one it computes",
+        "projection": "the outputs are projected",
+        "lengths": "rows have lengths of their own",
+        "reset": "rows restart inside the sequence",
+        "noise": "dropout or zoneout masks are given",
+        "trace": "all gates and states are asked for",
+        "tracing": "torch.jit is tracing, and would not see native code",
         "transform": "a torch.func transform such as vmap or grad is active",
         "dual": "forward-mode differentiation is active",
         "mode": "a dispatch mode such as fake tensors or a FLOP counter is active, and would not see native code",
         "autocast": "autocast is on",
         "gradient": "a gradient is needed",
-        "compiled gradient": "torch.compile needs a gradient on the CPU, where torch's own operator fails to compile",
         "subclass": "an argument is a tensor subclass",
         "no steps": "the sequence has no time steps",
         "out": "outputs are asked for in a given tensor while a gradient is needed",
@@ -63,15 +70,13 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                 "native",
                 dtypes=frozenset({torch.float32}),
                 devices=frozenset({"cpu"}),
-                stopped_by=frozenset(
-                    {"tracing", "transform", "dual", "mode", "autocast", "gradient", "subclass", "out"}
-                ),
+                stopped_by=frozenset(OBSTACLES) - {"no steps", "device", "dtype"},
             ),
             Backend(
                 "torch",
                 dtypes=_FLOATS,
                 devices=None,
-                stopped_by=frozenset({"transform", "dual", "no steps", "out", "compiled gradient"}),
+                stopped_by=frozenset({"cell", "reset", "noise", "trace", "transform", "dual", "no steps", "out"}),
             ),
             Backend("reference", dtypes=_FLOATS, devices=None, stopped_by=frozenset({"out"})),
         )
@@ -87,31 +92,31 @@ class Choice(NamedTuple):
     reason: str
 
 
-def obstacles(tensors: Sequence[Tensor], *, steps: int, out: bool = False) -> set[str]:
-    """Return the obstacles, dtype and device aside, that a call on these tensors presents."""
-    found: set[str] = set()
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        found.add("gradient")
-        if out:
-            found.add("out")
-    if not steps:
-        found.add("no steps")
-    if torch.compiler.is_compiling():
-        # Nothing more is asked: what follows is opaque to the tracer.
-        return found | {"tracing"} | ({"compiled gradient"} if "gradient" in found and tensors[0].is_cpu else set())
-    if torch._C._get_tracing_state() is not None:
-        found.add("tracing")
-    if _functorch.peek_interpreter_stack() is not None:
-        found.add("transform")
-    if forward_ad._current_level >= 0:
-        found.add("dual")
-    if torch._C._len_torch_dispatch_stack():
-        found.add("mode")
-    if torch._C._is_any_autocast_enabled():
-        found.add("autocast")
-    if any(type(tensor) is not Tensor and type(tensor) is not Parameter for tensor in tensors):
-        found.add("subclass")
-    return found
+def obstacles(call: Call, *, out: bool = False) -> set[str]:
+    """Return the obstacles, dtype and device aside, that a call presents; ``out``: outputs go to a given tensor."""
+    given = tensors(call)
+    present = {
+        "cell": not call.variant.vanilla or bool(call.variant.nonrecurrent_proj_size),
+        "projection": bool(call.variant.proj_size),
+        "lengths": call.lengths is not None,
+        "reset": call.reset is not None,
+        "noise": any(part is not None for direction in call.directions for part in direction.noise),
+        "trace": call.trace,
+        "tracing": torch._C._get_tracing_state() is not None,
+        "transform": _functorch.peek_interpreter_stack() is not None,
+        "dual": forward_ad._current_level >= 0,
+        "mode": torch._C._len_torch_dispatch_stack() > 0,
+        "autocast": torch._C._is_any_autocast_enabled(),
+        "gradient": torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given),
+        "subclass": any(type(tensor) is not Tensor and type(tensor) is not Parameter for tensor in given),
+        "no steps": not call.x.shape[0] or _all_empty(call.lengths),
+    }
+    present["out"] = out and present["gradient"]
+    return {name for name, is_present in present.items() if is_present}
+
+
+def _all_empty(lengths: Tensor | None) -> bool:
+    return lengths is not None and readable(lengths) and not bool(lengths.any())
 
 
 def choose(backend: str, x: Tensor, found: set[str]) -> Choice:

@@ -3,6 +3,7 @@
 Slow on purpose. Every other engine is tested against this one.
 """
 
-from gatewise.reference.lstm import State, Weights, scan, step
+from gatewise.reference.cell import State, Weights, step
+from gatewise.reference.scan import Noise, Scan, over_time, scan, traced_names
 
-__all__ = ["State", "Weights", "scan", "step"]
+__all__ = ["Noise", "Scan", "State", "Weights", "over_time", "scan", "step", "traced_names"]

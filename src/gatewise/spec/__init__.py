@@ -1,6 +1,26 @@
 """The cells as data: which gates, in which order, which states, which equations. No torch."""
 
-from gatewise.spec.cell import Cell, Gate, Squash
-from gatewise.spec.cells import CELLS, LSTM
+from gatewise.spec.cell import EVERY_OPTION, Cell, Gate, Option, Squash, Update
+from gatewise.spec.cells import CELLS, LSTM, register
+from gatewise.spec.equations import equations, latex
+from gatewise.spec.variant import Variant, check_flag, check_option, parse_variant, state_type, variant
 
-__all__ = ["CELLS", "LSTM", "Cell", "Gate", "Squash"]
+__all__ = [
+    "CELLS",
+    "EVERY_OPTION",
+    "LSTM",
+    "Cell",
+    "Gate",
+    "Option",
+    "Squash",
+    "Update",
+    "Variant",
+    "check_flag",
+    "check_option",
+    "equations",
+    "latex",
+    "parse_variant",
+    "register",
+    "state_type",
+    "variant",
+]

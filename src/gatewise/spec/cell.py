@@ -1,18 +1,55 @@
 """What a row of the cell table holds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
-Squash = Literal["sigmoid", "tanh"]
+from gatewise.errors import InputError
+
+Squash = Literal["sigmoid", "tanh", "relu", "identity", "wide_sigmoid", "centred_sigmoid", "exp"]
+"""σ, tanh, relu, x, 4σ − 2, 2σ − 1, exp."""
+
+Update = Literal["recurrent", "additive", "exponential"]
+"""How the states follow from the gates: h = g; c = f c₋ + i g; the same with exponential gates and a normaliser."""
+
+Option = Literal["peephole", "layer_norm", "clip", "projection", "zoneout", "learned_state"]
+
+STATES: Mapping[Update, tuple[str, ...]] = MappingProxyType(
+    {"recurrent": ("h",), "additive": ("h", "c"), "exponential": ("h", "c", "n", "m")}
+)
+"""What each update carries from step to step, besides the gates that some cells see again."""
+
+GATES: Mapping[Update, tuple[str, ...]] = MappingProxyType(
+    {"recurrent": ("g",), "additive": ("i", "f", "g", "o"), "exponential": ("i", "f", "g", "o")}
+)
+"""The gates that each update uses, all of them."""
+
+EVERY_OPTION: frozenset[Option] = frozenset(
+    {"peephole", "layer_norm", "clip", "projection", "zoneout", "learned_state"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One gate: a block of H rows in the weights, and the function that squashes its pre-activation."""
+    """One gate.
+
+    Attributes:
+        name: ``i``, ``f``, ``g`` or ``o``.
+        squash: the function of its pre-activation.
+        meaning: what it does, in a few words.
+        kind: "learned" gates have weights, a block of H rows; "open" ones are 1; "coupled" ones are one minus another.
+        complement: the gate that a coupled one is one minus.
+        peeps: the cell state that it sees through its peephole, when the cell has peepholes: the one "before" this
+            step's update or the one "after" it.
+    """
 
     name: str
     squash: Squash
     meaning: str
+    kind: Literal["learned", "open", "coupled"] = "learned"
+    complement: str = ""
+    peeps: Literal["before", "after"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +58,73 @@ class Cell:
 
     Attributes:
         name: the word users choose the cell by.
-        gates: the gates in the order in which their rows lie in ``weight_ih``, ``weight_hh`` and the biases. Nothing
-            else in the project states an order: whoever needs a gate asks for it by name.
-        states: what is carried from step to step; the first one is the output.
-        output_squash: the function between the cell state and the output.
-        equations: one step as text, one line each.
-        latex: the same for documents.
+        title: what it is, in a few words.
+        gates: the gates its update uses, in the order in which the rows of the learned ones lie in ``weight_ih``,
+            ``weight_hh`` and the biases. Nothing else in the project states an order: whoever needs a gate asks for it
+            by name.
         paper: where the cell was published.
+        update: how the states follow from the gates.
+        output_squash: the function between the cell state and the output.
+        peephole: whether the gates peep unless the user says otherwise.
+        sees: gates of the step before that each of these gates sees as well, through weights of their own.
+        options: the options that are defined for the cell.
+
+    Raises:
+        InputError: the row contradicts itself.
     """
 
     name: str
+    title: str
     gates: tuple[Gate, ...]
-    states: tuple[str, ...]
-    output_squash: Squash
-    equations: tuple[str, ...]
-    latex: str
     paper: str
+    update: Update = "additive"
+    output_squash: Squash = "tanh"
+    peephole: bool = False
+    sees: tuple[str, ...] = ()
+    options: frozenset[Option] = EVERY_OPTION
+
+    def __post_init__(self):
+        names = [gate.name for gate in self.gates]
+        if sorted(names) != sorted(GATES[self.update]):
+            raise InputError(f"a cell with the update {self.update!r} has the gates {', '.join(GATES[self.update])}.")
+        if not self.learned:
+            raise InputError(f"the cell {self.name!r} has no learned gate.")
+        for gate in self.gates:
+            if gate.kind != "learned" and (gate.name == "g" or self.update == "exponential"):
+                raise InputError(f"the gate {gate.name!r} must be learned in a cell with the update {self.update!r}.")
+            if gate.kind == "coupled" and (
+                gate.name == "o" or gate.complement not in self.gate_names or gate.complement not in {"i", "f"}
+            ):
+                raise InputError(
+                    f"the coupled gate {gate.name!r} must be i or f, and one minus the other, learned one."
+                )
+            if gate.peeps == "after" and gate.name != "o":
+                raise InputError(f"the gate {gate.name!r} cannot see the new cell state: it is needed to compute it.")
+        if self.peephole and "peephole" not in self.options:
+            raise InputError(f"the cell {self.name!r} peeps but does not allow peepholes.")
+        if not set(self.sees) <= set(self.gate_names):
+            raise InputError(f"the cell {self.name!r} can see only its learned gates.")
+
+    @property
+    def learned(self) -> tuple[Gate, ...]:
+        """The gates that have weights, in the order of their rows."""
+        return tuple(gate for gate in self.gates if gate.kind == "learned")
 
     @property
     def gate_names(self) -> tuple[str, ...]:
-        """The names of the gates, in the order of their rows."""
-        return tuple(gate.name for gate in self.gates)
+        """The names of the learned gates, in the order of their rows."""
+        return tuple(gate.name for gate in self.learned)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """What is carried from step to step; the first one, h, is the output."""
+        return (*STATES[self.update], *self.sees)
+
+    def gate(self, name: str) -> Gate:
+        """Return a gate by its name."""
+        return next(gate for gate in self.gates if gate.name == name)
 
     def rows(self, gate: str, hidden: int) -> slice:
-        """Return the rows of one gate in weights that have ``len(gates) * hidden`` rows."""
+        """Return the rows of one learned gate in weights that have ``len(learned) * hidden`` rows."""
         start = self.gate_names.index(gate) * hidden
         return slice(start, start + hidden)

@@ -1,0 +1,56 @@
+"""The arguments that the layers share, checked with one voice."""
+
+import math
+
+import torch
+
+from gatewise.errors import InputError
+from gatewise.spec import Cell, check_option
+
+
+def check_size(name: str, value: object) -> None:
+    """Refuse what is no whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}.")
+    if value < 1:
+        raise InputError(f"{name} must be at least 1, got {value}.")
+
+
+def check_projection(proj_size: int, hidden_size: int) -> None:
+    """Refuse a projection that is no narrower than what it projects."""
+    if proj_size >= hidden_size:
+        raise InputError(f"proj_size must be smaller than hidden_size, {hidden_size}, got {proj_size}.")
+
+
+def probability(name: str, value: object) -> float:
+    """Return a probability of dropping something.
+
+    Raises:
+        InputError: it is no number from 0 to 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"{name} must be a number from 0 to 1, got {value!r}.")
+    return float(value)
+
+
+def zoneout_pair(value: object, cell: Cell) -> tuple[float, float]:
+    """Return the probabilities that zoneout keeps an old h and an old c, from one number or two."""
+    parts = value if isinstance(value, tuple | list) else (value, value)
+    if len(parts) != 2:
+        raise InputError(f"zoneout must be a number from 0 to 1 or a pair of them for h and c, got {value!r}.")
+    pair = probability("zoneout", parts[0]), probability("zoneout", parts[1])
+    if any(pair):
+        check_option(cell, "zoneout")
+    return pair
+
+
+def check_generator(generator: object) -> None:
+    """Refuse what is no generator of random numbers."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}.")
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number or None, got {value!r}.")

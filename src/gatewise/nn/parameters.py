@@ -1,0 +1,96 @@
+"""What the parameters of a layer start as."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gatewise.errors import InputError
+from gatewise.nn.arguments import check_number
+from gatewise.spec import Variant
+
+Scheme = Literal["torch", "orthogonal", "chrono"]
+
+
+@dataclass(frozen=True)
+class Init:
+    """How the parameters of a layer start.
+
+    Attributes:
+        scheme: "torch" draws every weight and bias from U(−1/√H, 1/√H), in torch's order; "orthogonal" makes the
+            recurrent matrix of each gate orthogonal after that; "chrono" sets the biases of the forget and input gates
+            for memories of 1 to ``max_lag`` steps after that (Tallec and Ollivier 2018).
+        forget_bias: the bias of the forget gate, or None to leave it as drawn.
+        max_lag: the longest memory that "chrono" plans for, in steps; at least 3.
+    """
+
+    scheme: Scheme = "torch"
+    forget_bias: float | None = None
+    max_lag: int = 100
+
+    def check(self, variant: Variant) -> None:
+        """Refuse what is unknown, or means nothing for the cell.
+
+        Raises:
+            InputError: an unknown scheme, a value out of range, or a bias that the cell does not have.
+        """
+        if self.scheme not in get_args(Scheme):
+            raise InputError(f"init must be one of {', '.join(get_args(Scheme))}, got {self.scheme!r}.")
+        if isinstance(self.max_lag, bool) or not isinstance(self.max_lag, int) or self.max_lag < 3:
+            raise InputError(f"max_lag must be a whole number of at least 3, got {self.max_lag!r}.")
+        cell = variant.cell
+        if self.forget_bias is not None:
+            check_number("forget_bias", self.forget_bias)
+            if "f" not in cell.gate_names:
+                raise InputError(f"forget_bias means nothing for the cell {cell.name!r}: it learns no forget gate.")
+        if self.scheme == "chrono":
+            if cell.update != "additive" or cell.gate("f").kind == "open":
+                raise InputError(f"init='chrono' means nothing for the cell {cell.name!r}: it has no such forget gate.")
+            if self.forget_bias is not None:
+                raise InputError("init='chrono' and forget_bias both set the bias of the forget gate: choose one.")
+        if not variant.bias and (self.scheme == "chrono" or self.forget_bias is not None):
+            raise InputError("init='chrono' and forget_bias need biases: they cannot go with bias=False.")
+
+
+@torch.no_grad()
+def reset(parameters: Mapping[str, Tensor], variant: Variant, hidden: int, init: Init) -> None:
+    """Draw the parameters of one layer and direction.
+
+    Args:
+        parameters: the tensors by their kind, as ``Variant.shapes`` lists them; others start from zero.
+        variant: the cell and its options.
+        hidden: H.
+        init: how.
+    """
+    bound = 1 / math.sqrt(hidden)
+    for kind, parameter in parameters.items():
+        if kind.startswith("weight_ln"):
+            nn.init.ones_(parameter)
+        elif kind.startswith(("weight", "bias_ih", "bias_hh")):
+            nn.init.uniform_(parameter, -bound, bound)
+        else:
+            nn.init.zeros_(parameter)
+    if init.scheme == "orthogonal":
+        for block in parameters["weight_hh"].split(hidden):
+            block.copy_(nn.init.orthogonal_(torch.empty_like(block, memory_format=torch.contiguous_format)))
+    if init.forget_bias is not None:
+        _set_bias(parameters, variant, hidden, "f", init.forget_bias)
+    if init.scheme == "chrono":
+        # A gate that keeps the cell for τ steps has the bias log(τ − 1).
+        like = parameters["bias_ih"][:hidden]
+        lag = torch.empty_like(like).uniform_(1, init.max_lag - 1).log()
+        for gate, value in (("f", lag), ("i", -lag)):
+            if gate in variant.cell.gate_names:
+                _set_bias(parameters, variant, hidden, gate, value)
+
+
+def _set_bias(
+    parameters: Mapping[str, Tensor], variant: Variant, hidden: int, gate: str, value: Tensor | float
+) -> None:
+    """Give a gate's two biases this sum."""
+    rows = variant.cell.rows(gate, hidden)
+    parameters["bias_ih"][rows] = value
+    parameters["bias_hh"][rows] = 0.0

@@ -1,0 +1,175 @@
+"""The functional door: one recurrent layer, in one direction or both.
+
+Equations: ``gatewise.spec.equations``. Everything is time-major; a batch-major tensor comes as its transposed view, which
+costs no copy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from gatewise.ops.call import Call, Direction, Result, tensors
+from gatewise.ops.checks import check_call, check_tensor, checked_lengths
+from gatewise.ops.serve import serve
+from gatewise.ops.support import Choice, check_backend, choose, obstacles
+from gatewise.ops.traced import traced
+from gatewise.reference import State, Weights
+from gatewise.spec import Variant
+
+
+def layer(
+    x: Tensor,
+    directions: Sequence[Direction],
+    variant: Variant = Variant(),  # noqa: B008 - frozen
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    trace: bool = False,
+    backend: str = "auto",
+    out: Tensor | None = None,
+) -> Result:
+    """Run one recurrent layer.
+
+    Args:
+        x: the inputs [T, B, D], any strides; no copy is made if the last dimension is contiguous. T and B may be 0.
+        directions: initial states and weights of the one direction or the two, forward before backward.
+        variant: the cell and its options (``gatewise.spec.variant``); the vanilla LSTM by default.
+        lengths: how many steps of each row count [B], 0 to T in any order, or None for all. Past a row's end the
+            output is zero; its final state is that of its own last step, and a backward direction starts there.
+        reset: bool [T, B], true where a row restarts before the step, in place of the state it has, or None. In a
+            backward direction each piece between restarts runs alone as well.
+        trace: whether to return all gates and states over time.
+        backend: a name from ``BACKENDS``, or "auto" for the first of them that can serve.
+        out: where to write y; must share memory with no argument. Not when a gradient is needed.
+
+    Returns:
+        The outputs of the directions side by side, their final states, their traces.
+
+    Under autocast all is computed in float32 and returned in autocast's dtype.
+
+    Raises:
+        ShapeError: a shape or device does not fit (also a RuntimeError, as in torch).
+        InputError: a dtype or a length does not fit, or the backend cannot serve the call.
+
+    Example:
+        >>> import torch
+        >>> from gatewise.ops import Direction, Weights, layer
+        >>> from gatewise.spec import variant
+        >>> cell = variant("cifg")
+        >>> weights = Weights(**{name: torch.randn(shape) for name, shape in cell.shapes(3, 4).items()})
+        >>> zeros = torch.zeros(2, 4)
+        >>> result = layer(torch.randn(5, 2, 3), [Direction((zeros, zeros), weights)], cell, lengths=[5, 2])
+        >>> result.y.shape, bool((result.y[1, 1] == result.states[0][0][1]).all())
+        (torch.Size([5, 2, 4]), True)
+    """
+    call = _checked(x, directions, variant, lengths, reset, trace, out)
+    if not _casts(call):
+        return _run(call, backend, out)
+    kind = torch.get_autocast_dtype(x.device.type)
+    with torch.autocast(x.device.type, enabled=False):
+        result = _run(_converted(call, torch.float32), backend, out)
+    return _converted(result, kind)
+
+
+def lstm(
+    x: Tensor,
+    state: State,
+    weights: Weights,
+    variant: Variant = Variant(),  # noqa: B008 - frozen
+    *,
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    backend: str = "auto",
+    out: Tensor | None = None,
+) -> tuple[Tensor, State]:
+    """Run one layer in one direction: ``layer`` for those who want y and the final state only.
+
+    Args:
+        x: the inputs [T, B, D].
+        state: the initial states of the cell, h and c for most, each [B, ·].
+        weights: the parameters, shaped as ``variant.shapes(D, H)`` says.
+        variant: the cell and its options; the vanilla LSTM by default.
+        reverse: whether to go from the last time step to the first. Outputs keep their time.
+        lengths: as for ``layer``.
+        reset: as for ``layer``.
+        backend: as for ``layer``.
+        out: as for ``layer``.
+
+    Returns:
+        y [T, B, ·] (in the memory order of x), and the final states.
+
+    Example:
+        >>> import torch
+        >>> from gatewise.ops import Weights, lstm
+        >>> state = (torch.zeros(2, 4), torch.zeros(2, 4))
+        >>> y, (h, c) = lstm(torch.randn(5, 2, 3), state, Weights(torch.randn(16, 3), torch.randn(16, 4)))
+        >>> y.shape, bool((y[-1] == h).all())
+        (torch.Size([5, 2, 4]), True)
+    """
+    directions = [Direction(state, weights, reverse)]
+    result = layer(x, directions, variant, lengths=lengths, reset=reset, backend=backend, out=out)
+    return result.y, result.states[0]
+
+
+def explain(
+    x: Tensor,
+    directions: Sequence[Direction],
+    variant: Variant = Variant(),  # noqa: B008 - frozen
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    trace: bool = False,
+    backend: str = "auto",
+) -> Choice:
+    """Tell which backend ``layer`` would use for this call, and why; raises what ``layer`` would raise."""
+    call = _checked(x, directions, variant, lengths, reset, trace, None)
+    return choose(backend, x, obstacles(call))
+
+
+def _checked(
+    x: Tensor,
+    directions: Sequence[Direction],
+    variant: Variant,
+    lengths: Tensor | Sequence[int] | None,
+    reset: Tensor | None,
+    trace: bool,
+    out: Tensor | None,
+) -> Call:
+    check_tensor("x", x)
+    bias = directions[0].weights.bias_ih is not None
+    variant = variant if variant.bias is bias else replace(variant, bias=bias)
+    call = Call(x, directions, variant, checked_lengths(lengths, x), reset, trace)
+    check_call(call, out, casts=_casts(call))
+    return call
+
+
+def _run(call: Call, backend: str, out: Tensor | None) -> Result:
+    check_backend(backend)
+    if torch.compiler.is_compiling():
+        result = traced(call, backend)
+        return result if out is None else result._replace(y=out.copy_(result.y))
+    return serve(call, backend, out)
+
+
+def _casts(call: Call) -> bool:
+    """Whether autocast is on, for tensors that it would touch."""
+    return torch.is_autocast_enabled(call.x.device.type) and all(t.dtype in _CASTABLE for t in tensors(call))
+
+
+_CASTABLE = (torch.float16, torch.bfloat16, torch.float32)
+
+_Group = TypeVar("_Group", Call, Result)
+
+
+def _converted(group: _Group, dtype: torch.dtype) -> _Group:
+    """Return a call or a result with its floating tensors in another dtype."""
+
+    def convert(leaf: object) -> object:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return tree_map(convert, group)

@@ -1,0 +1,140 @@
+"""The layer as one operator, for torch.compile and torch.export: the time loop is never unrolled.
+
+The operator runs a call eagerly on whatever backend serves it, forward and, computed again from the inputs, backward.
+The gradient hangs on an ``autograd.Function`` around it, which torch.compile takes into its graph.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from gatewise.ops.call import Call, Result, describe, rebuild, tensors
+from gatewise.ops.serve import serve
+from gatewise.reference import over_time, traced_names
+
+
+def traced(call: Call, backend: str) -> Result:
+    """Put a call into the graph that is being traced."""
+    # torch.compile wants each tensor once.
+    given: list[Tensor] = []
+    places: list[int] = []
+    for tensor in tensors(call):
+        if not any(tensor is other for other in given):
+            given.append(tensor)
+        places.append(next(place for place, other in enumerate(given) if other is tensor))
+    described = describe(call, backend, places)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
+        flat = _Layer.apply(described, call.lengths, call.reset, *given)
+    else:
+        flat = layer_forward(given, call.lengths, call.reset, described)
+    return _packed(call, list(flat))
+
+
+def _operator(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """Make a function an operator of torch.
+
+    Not by ``torch.library.custom_op``: what runs inside that one is hidden from autograd, and the backward operator
+    needs it.
+    """
+    name = f"gatewise::{run.__name__}"
+    torch.library.define(name, torch.library.infer_schema(run, mutates_args=()))
+    torch.library.impl(name, "default", func=run)
+    return getattr(torch.ops.gatewise, run.__name__)
+
+
+@_operator
+def layer_forward(
+    given: Sequence[Tensor], lengths: Tensor | None, reset: Tensor | None, described: str
+) -> list[Tensor]:
+    """Run a layer: outputs, final states, traces."""
+    call, backend = rebuild(described, given, lengths, reset)
+    # Results must be dense, as the tracer was told, and may not share memory with what came in or with each other.
+    return [tensor.clone(memory_format=torch.contiguous_format) for tensor in _flat(serve(call, backend))]
+
+
+@torch.library.register_fake("gatewise::layer_forward")
+def _(given: Sequence[Tensor], lengths: Tensor | None, reset: Tensor | None, described: str) -> list[Tensor]:
+    call, _ = rebuild(described, given, lengths, reset)
+    x, first = call.x, call.directions[0]
+    shapes = over_time(x, first.state, first.weights, call.variant)
+    steps, rows, width, *image = shapes["y"]
+    y = x.new_empty((steps, rows, width * len(call.directions), *image))
+    states = [x.new_empty(part.shape) for direction in call.directions for part in direction.state]
+    names = traced_names(call.variant) if call.trace else ()
+    return [y, *states, *(x.new_empty(shapes[name]) for _ in call.directions for name in names)]
+
+
+@_operator
+def layer_backward(
+    gradients: Sequence[Tensor],
+    given: Sequence[Tensor],
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    described: str,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    """Return the gradients of a layer's wanted inputs."""
+    leaves = [tensor.detach().requires_grad_(want) for tensor, want in zip(given, wanted, strict=True)]
+    with torch.enable_grad():
+        call, backend = rebuild(described, leaves, lengths, reset)
+        outputs = _flat(serve(call, backend))
+    inputs = [leaf for leaf in leaves if leaf.requires_grad]
+    # Some outputs depend on no leaf that wants a gradient: a state that comes back from an empty sequence.
+    pairs = [(out, gradient) for out, gradient in zip(outputs, gradients, strict=True) if out.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(leaf, memory_format=torch.contiguous_format) for leaf in inputs]
+    ys, grads = zip(*pairs, strict=True)
+    found = torch.autograd.grad(ys, inputs, grads, allow_unused=True, materialize_grads=True)
+    return [gradient.clone(memory_format=torch.contiguous_format) for gradient in found]
+
+
+@torch.library.register_fake("gatewise::layer_backward")
+def _(
+    gradients: Sequence[Tensor],
+    given: Sequence[Tensor],
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    described: str,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    return [tensor.new_empty(tensor.shape) for tensor, want in zip(given, wanted, strict=True) if want]
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(described: str, lengths: Tensor | None, reset: Tensor | None, *given: Tensor) -> tuple[Tensor, ...]:
+        return tuple(layer_forward(given, lengths, reset, described))
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        described, lengths, reset, *given = inputs
+        ctx.described = described  # pyright: ignore[reportAttributeAccessIssue]
+        ctx.save_for_backward(lengths, reset, *given)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        lengths, reset, *given = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[3:])
+        dense = [gradient.contiguous() for gradient in gradients]
+        found = iter(layer_backward(dense, given, lengths, reset, ctx.described, wanted))
+        return (None, None, None, *(next(found) if want else None for want in wanted))
+
+
+def _flat(result: Result) -> list[Tensor]:
+    return [
+        result.y,
+        *(part for state in result.states for part in state),
+        *(value for trace in result.traces for value in trace.values()),
+    ]
+
+
+def _packed(call: Call, flat: list[Tensor]) -> Result:
+    """Undo ``_flat``."""
+    remaining = iter(flat)
+    y = next(remaining)
+    states = [tuple(next(remaining) for _ in direction.state) for direction in call.directions]
+    names = traced_names(call.variant) if call.trace else ()
+    return Result(y, states, [{name: next(remaining) for name in names} for _ in call.directions if names])

@@ -6,7 +6,7 @@ Public names load on first use, so that ``import gatewise`` stays cheap and torc
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gatewise.nn import LSTM
+    from gatewise.nn import LSTM, LSTMCell, from_torch, to_torch
     from gatewise.tasks.forecast import Forecaster
 
     __version__: str
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 _HOME = {
     "Forecaster": ("gatewise.tasks.forecast", "train"),
     "LSTM": ("gatewise.nn", "torch"),
+    "LSTMCell": ("gatewise.nn", "torch"),
+    "from_torch": ("gatewise.nn", "torch"),
+    "to_torch": ("gatewise.nn", "torch"),
 }
 
-__all__ = ["LSTM", "Forecaster", "__version__"]
+__all__ = ["LSTM", "Forecaster", "LSTMCell", "__version__", "from_torch", "to_torch"]
 
 
 def __getattr__(name: str) -> object:

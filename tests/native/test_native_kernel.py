@@ -39,7 +39,7 @@ def test_long_sequences_are_as_exact_as_torch(isa: str, H: int):
     problem = Problem.draw(1000, 3, 5, H)
     truth, (h, c) = problem.reference(torch.float64)
     state = tuple(s.unsqueeze(0) for s in problem.state)
-    theirs, *_ = torch.lstm(problem.x, state, list(problem.weights), True, 1, 0.0, False, False, False)  # pyright: ignore
+    theirs, *_ = torch.lstm(problem.x, state, list(problem.weights[:4]), True, 1, 0.0, False, False, False)  # pyright: ignore
     ours, (h_n, c_n) = problem.native(isa)
     bound = 2 * (theirs - truth).abs().max()
     assert (ours - truth).abs().max() <= bound

@@ -99,9 +99,9 @@ def test_outputs_have_the_memory_order_of_the_inputs():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_inputs_and_states_are_left_as_they_were(backend: str):
     x, state, weights = draw()
-    kept = [t.clone() for t in (x, *state, *weights) if t is not None]
+    kept = [t.clone() for t in (x, *state, *weights[:4])]
     lstm(x, state, weights, backend=backend)
-    assert all(torch.equal(a, b) for a, b in zip(kept, (x, *state, *weights), strict=True) if b is not None)
+    assert all(torch.equal(a, b) for a, b in zip(kept, (x, *state, *weights[:4]), strict=True))
 
 
 def _bad_arguments() -> dict[str, tuple[type[Exception], str, dict[str, object]]]:
@@ -132,7 +132,11 @@ def _bad_arguments() -> dict[str, tuple[type[Exception], str, dict[str, object]]
             "weight_hh must have 2 dim",
             {"weights": w._replace(weight_hh=w.weight_hh[0])},
         ),
-        "weight_hh of no width": (ShapeError, "at least 1", {"weights": w._replace(weight_hh=w.weight_hh[:, :0])}),
+        "weight_hh of no width": (
+            ShapeError,
+            "weight_hh must have shape",
+            {"weights": w._replace(weight_hh=w.weight_hh[:, :0])},
+        ),
         "weight_hh of other rows": (
             ShapeError,
             "weight_hh must have",

@@ -143,7 +143,9 @@ def test_subclasses_keep_to_torch():
         pass
 
     tagged = X.as_subclass(Tagged)
-    assert explain(tagged, STATE, WEIGHTS) == ops.Choice("torch", "not native: an argument is a tensor subclass")
+    assert explain(tagged, [Direction(STATE, WEIGHTS)]) == ops.Choice(
+        "torch", "not native: an argument is a tensor subclass"
+    )
     torch.testing.assert_close(auto(tagged).as_subclass(Tensor), truth(X), rtol=0, atol=1e-6)
 
 
@@ -172,5 +174,5 @@ def test_out_and_gradient_exclude_each_other():
 
 def test_inference_mode_is_native():
     with torch.inference_mode():
-        assert explain(X + 1, STATE, WEIGHTS).backend == "native"
+        assert explain(X + 1, [Direction(STATE, WEIGHTS)]).backend == "native"
         assert auto(X + 1).is_inference()

@@ -10,9 +10,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 from gatewise.errors import InputError
-from gatewise.spec import CELLS
-
-Shapes = dict[str, tuple[int, ...]]
+from gatewise.spec import CELLS, Shapes, variant
 
 MAX_SIZE = 1 << 24
 """Larger sizes than any LSTM has; a file that states one is damaged."""
@@ -23,7 +21,7 @@ MAX_LAYERS = 1024
 
 @dataclass(frozen=True)
 class Lstm:
-    """A stack of LSTM layers, forward in time.
+    """A stack of recurrent layers of one cell, forward in time, with the cell's default peepholes.
 
     Attributes:
         input_size: D.
@@ -39,15 +37,15 @@ class Lstm:
     cell: str = "lstm"
 
     def shapes(self) -> Shapes:
-        """``weight_ih_l{k}`` [4H, D or H], ``weight_hh_l{k}`` [4H, H], ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4H]."""
-        rows = len(CELLS[self.cell].gates) * self.hidden_size
+        """``weight_ih_l{k}`` [4H, D or H], ``weight_hh_l{k}`` [4H, H], ``bias_ih_l{k}`` and ``bias_hh_l{k}`` [4H].
+
+        That is the vanilla cell; others have what ``Variant.shapes`` lists for them.
+        """
+        row = variant(self.cell)
         shapes: Shapes = {}
         for layer in range(self.num_layers):
             width = self.hidden_size if layer else self.input_size
-            shapes[f"weight_ih_l{layer}"] = (rows, width)
-            shapes[f"weight_hh_l{layer}"] = (rows, self.hidden_size)
-            shapes[f"bias_ih_l{layer}"] = (rows,)
-            shapes[f"bias_hh_l{layer}"] = (rows,)
+            shapes |= {f"{kind}_l{layer}": shape for kind, shape in row.shapes(width, self.hidden_size).items()}
         return shapes
 
 

@@ -94,14 +94,16 @@ def from_file(model: ModelFile) -> Network:
 
 def _lstm(block: Lstm, dropout: float) -> LSTM:
     between = dropout if block.num_layers > 1 else 0.0
-    layer = LSTM(block.input_size, block.hidden_size, block.num_layers, batch_first=True, dropout=between)
-    # An open forget gate lets the gradient reach far back from the first step on (Gers et al. 2000).
-    rows = CELLS[block.cell].rows("f", block.hidden_size)
-    with torch.no_grad():
-        for index in range(block.num_layers):
-            layer.get_parameter(f"bias_ih_l{index}")[rows] = 1.0
-            layer.get_parameter(f"bias_hh_l{index}")[rows] = 0.0
-    return layer
+    return LSTM(
+        block.input_size,
+        block.hidden_size,
+        block.num_layers,
+        batch_first=True,
+        dropout=between,
+        cell=block.cell,
+        # An open forget gate lets the gradient reach far back from the first step on (Gers et al. 2000).
+        forget_bias=1.0 if "f" in CELLS[block.cell].gate_names else None,
+    )
 
 
 def _linear(block: Linear, _: float) -> nn.Linear:

@@ -1,6 +1,7 @@
 """The arguments that the layers share, checked with one voice."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 
@@ -54,3 +55,12 @@ def check_number(name: str, value: object) -> None:
     """Refuse what is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{name} must be a finite number or None, got {value!r}.")
+
+
+def differing(shown: Mapping[str, tuple[object, object]]) -> str:
+    """Write the arguments that differ from their defaults as torch prints them.
+
+    Args:
+        shown: value and default of each argument, by name.
+    """
+    return "".join(f", {name}={value!r}" for name, (value, default) in shown.items() if value != default)

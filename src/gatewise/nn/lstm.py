@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from gatewise import ops
 from gatewise.errors import InputError
-from gatewise.nn import noise, packed
-from gatewise.nn.arguments import check_generator, check_projection, check_size, probability, zoneout_pair
+from gatewise.nn import noise, packed, states
+from gatewise.nn.arguments import check_generator, check_projection, check_size, differing, probability, zoneout_pair
 from gatewise.nn.parameters import Init, Scheme, reset
 from gatewise.ops.checks import ShapeError, check_tensor
 from gatewise.ops.support import check_backend
@@ -53,7 +53,7 @@ class LSTM(nn.Module):
         peephole: whether the gates see the cell state; None for the cell's own default (Gers et al. 2002).
         clip: a bound above 0 for the pre-activations of the gates, or None.
         layer_norm: whether to normalise the pre-activations and the cell state (Ba et al. 2016).
-        nonrecurrent_proj_size: N, the width of Sak's second projection, which stands beside h in the output; 0 for none.
+        nonrecurrent_proj_size: N, the width of Sak's second projection, which the output has beside h; 0 for none.
         residual: whether each layer from the third up adds its input to its output (Wu et al. 2016, GNMT).
         zoneout: probability in [0, 1] that a unit keeps its old h and c, or a pair for h and c; in evaluation the
             expectation (Krueger et al. 2017).
@@ -78,8 +78,8 @@ class LSTM(nn.Module):
     ``weight_ln_ih_l{k}``, ``weight_ln_hh_l{k}`` [G·H], ``weight_ln_cell_l{k}``, ``bias_ln_cell_l{k}`` [H], and
     ``h_0_l{k}``, ``c_0_l{k}`` … with ``learned_state``; each is there if the cell and its options have it.
 
-    The state is a named tuple of what the cell carries: (h, c) for most. It defaults to zeros or to the learned one, and
-    a sequence may be cut anywhere by passing it on.
+    The state is a named tuple of what the cell carries: (h, c) for most. It defaults to zeros or to the learned one,
+    and a sequence may be cut anywhere by passing it on.
 
     Raises:
         InputError: a dtype, a number of dimensions or an argument does not fit, an option is not defined for the
@@ -227,31 +227,28 @@ class LSTM(nn.Module):
         if isinstance(input, PackedSequence):
             return self._run_packed(input, hx, lengths, reset, trace)
         self._check_input(input)
-        hx = self._parts(hx)
+        hx = states.parts(hx, self.variant.cell)
         batched = input.dim() == 3
         if not batched:
-            x, hx = input.unsqueeze(1), None if hx is None else self._unsqueezed(hx)
+            x, hx = input.unsqueeze(1), states.unsqueezed(hx, self.variant.cell, 2)
             if lengths is not None:
                 raise InputError("lengths is for batches; cut a single sequence to its length instead.")
         else:
             x = input.transpose(0, 1) if self.batch_first else input
         if reset is not None:
-            reset = self._time_major(reset, input)
-        y, states, traces = self._run(x, hx, lengths, reset, trace)
+            reset = states.time_major(reset, input.shape[:-1], self.batch_first)
+        y, final, traces = self._run(x, hx, lengths, reset, trace)
 
         def restore(tensor: Tensor) -> Tensor:
             return tensor.squeeze(1) if not batched else tensor.transpose(0, 1) if self.batch_first else tensor
 
-        if not batched:
-            states = [state.squeeze(1) for state in states]
-        output = restore(y), self._state(*states)
+        output = restore(y), self._state(*(part if batched else part.squeeze(1) for part in final))
         if not trace:
             return output
         return *output, [{name: restore(value) for name, value in values.items()} for values in traces]
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, as torch prints them."""
-        words = [f"{self.input_size}, {self.hidden_size}"]
         own = self.variant
         shown = {
             "proj_size": (self.proj_size, 0),
@@ -274,8 +271,7 @@ class LSTM(nn.Module):
             "learned_state": (self.learned_state, False),
             "backend": (self.backend, "auto"),
         }
-        words += [f"{name}={value}" for name, (value, default) in shown.items() if value != default]
-        return ", ".join(words)
+        return f"{self.input_size}, {self.hidden_size}" + differing(shown)
 
     @property
     def _directions(self) -> int:
@@ -296,14 +292,16 @@ class LSTM(nn.Module):
     def _run(
         self,
         x: Tensor,
-        hx: Sequence[Tensor] | None,
+        hx: State | None,
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         trace: bool,
     ) -> tuple[Tensor, list[Tensor], Trace]:
         """Run all layers; everything is time-major."""
         starts = self._starts(x)
-        states = starts if hx is None else self._split(x, hx)
+        count = self.num_layers * self._directions
+        shapes = {name: (count, x.shape[1], size) for name, size in self._widths.items()}
+        initial = starts if hx is None else states.split(hx, shapes)
         final: list[State] = []
         traces: Trace = []
         y = x
@@ -313,7 +311,7 @@ class LSTM(nn.Module):
             here = range(layer * self._directions, (layer + 1) * self._directions)
             result = ops.layer(
                 fed,
-                [self._direction(fed, k, states[k], starts[k]) for k in here],
+                [self._direction(fed, k, initial[k], starts[k]) for k in here],
                 self.variant,
                 lengths=lengths,
                 reset=reset,
@@ -364,14 +362,14 @@ class LSTM(nn.Module):
         if input.data.dim() != 2:
             raise InputError(f"a PackedSequence must hold data [·, D], got {input.data.dim()} dimensions.")
         self._check_width(input.data)
-        hx = self._parts(hx)
+        hx = states.parts(hx, self.variant.cell)
         if hx is not None and input.sorted_indices is not None:
             hx = tuple(part.index_select(1, input.sorted_indices) for part in hx)
         x, rows, valid = packed.unpack(input)
-        y, states, traces = self._run(x, hx, rows, None, trace)
+        y, final, traces = self._run(x, hx, rows, None, trace)
         if input.unsorted_indices is not None:
-            states = [state.index_select(1, input.unsorted_indices) for state in states]
-        output = packed.pack(y, valid, input), self._state(*states)
+            final = [part.index_select(1, input.unsorted_indices) for part in final]
+        output = packed.pack(y, valid, input), self._state(*final)
         if not trace:
             return output
         return *output, [{name: packed.pack(v, valid, input) for name, v in values.items()} for values in traces]
@@ -386,40 +384,3 @@ class LSTM(nn.Module):
     def _check_width(self, input: Tensor) -> None:
         if input.shape[-1] != self.input_size:
             raise ShapeError(f"input.size(-1) must be input_size, {self.input_size}, got {input.shape[-1]}.")
-
-    def _parts(self, hx: State | Tensor | None) -> State | None:
-        """Return the parts of a given state, which are the cell's."""
-        names = self.variant.cell.states
-        if isinstance(hx, Tensor) and len(names) == 1:
-            hx = (hx,)
-        if hx is None:
-            return None
-        if not isinstance(hx, tuple | list) or len(hx) != len(names):
-            what = f"{len(hx)} parts" if isinstance(hx, tuple | list) else type(hx).__name__
-            wanted = ", ".join(f"{name}_0" for name in names)
-            raise InputError(f"hx must be ({wanted}), the state of the cell {self.variant.cell.name!r}, got {what}.")
-        for name, part in zip(names, hx, strict=True):
-            check_tensor(f"{name}_0", part)
-        return tuple(hx)
-
-    def _split(self, x: Tensor, hx: Sequence[Tensor]) -> list[State]:
-        """Return the state of each layer and direction, each [B, ·]; x is time-major."""
-        for (name, size), part in zip(self._widths.items(), hx, strict=True):
-            shape = (self.num_layers * self._directions, x.shape[1], size)
-            if part.shape != shape:
-                raise ShapeError(f"{name}_0 must have shape {list(shape)}, got {list(part.shape)}.")
-        return list(zip(*(part.unbind() for part in hx), strict=True))
-
-    def _unsqueezed(self, hx: State) -> State:
-        for name, part in zip(self._widths, hx, strict=True):
-            if part.dim() != 2:
-                raise ShapeError(f"for a single sequence {name}_0 must have 2 dimensions, got {part.dim()}.")
-        return tuple(part.unsqueeze(1) for part in hx)
-
-    def _time_major(self, reset: Tensor, input: Tensor) -> Tensor:
-        check_tensor("reset", reset)
-        if reset.shape != input.shape[:-1]:
-            raise ShapeError(f"reset must have shape {list(input.shape[:-1])}, got {list(reset.shape)}.")
-        if input.dim() == 2:
-            return reset.unsqueeze(1)
-        return reset.transpose(0, 1) if self.batch_first else reset

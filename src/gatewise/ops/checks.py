@@ -8,7 +8,6 @@ from torch import Tensor
 from gatewise.errors import InputError
 from gatewise.ops.call import Call, tensors
 from gatewise.reference import State, Weights
-from gatewise.spec import Cell
 
 
 class ShapeError(InputError, RuntimeError):
@@ -42,11 +41,13 @@ def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
     if variant.peephole and variant.image not in {None, tuple(image)}:
         raise ShapeError(f"x has images of {image}, but the peepholes are for {list(variant.image or ())}.")
     shapes = variant.shapes(inputs, hidden)
+    if call.directions[0].weights.bias_ih is None:
+        shapes = {name: shape for name, shape in shapes.items() if name not in {"bias_ih", "bias_hh"}}
     sizes = [(batch, size, *image) for size in variant.state_sizes(hidden).values()]
     for direction in call.directions:
-        check_states(direction.state, sizes, variant.cell, x, casts)
-        if direction.start is not None:
-            check_states(direction.start, sizes, variant.cell, x, casts)
+        for state in (direction.state, direction.start):
+            if state is not None:
+                _check_state(state, sizes, call, casts)
         _check_weights(direction.weights, shapes, x, casts)
         recurrent, h, c = direction.noise
         for name, mask, shape in (
@@ -62,24 +63,13 @@ def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
         _check_out(out, tensors(call))
 
 
-def check_states(
-    state: State, sizes: Sequence[tuple[int, ...]], cell: Cell, x: Tensor, casts: bool, suffix: str = "0"
-) -> None:
-    """Refuse a state that is not the cell's.
-
-    Args:
-        state: one tensor for each of the cell's states.
-        sizes: their shapes.
-        cell: the cell.
-        x: the input, whose dtype and device they must have.
-        casts: whether autocast mends dtypes.
-        suffix: what follows the state's name in the error.
-    """
+def _check_state(state: State, sizes: Sequence[tuple[int, ...]], call: Call, casts: bool) -> None:
+    cell = call.variant.cell
     if len(state) != len(cell.states):
         names = ", ".join(f"{name}_0" for name in cell.states)
         raise InputError(f"the state of the cell {cell.name!r} is ({names}), got {len(state)} parts.")
     for name, part, shape in zip(cell.states, state, sizes, strict=True):
-        _check(f"{name}_{suffix}", part, shape, x, casts)
+        _check(f"{name}_0", part, shape, call.x, casts)
 
 
 def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:

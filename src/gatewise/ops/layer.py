@@ -1,11 +1,10 @@
 """The functional door: one recurrent layer, in one direction or both.
 
-Equations: ``gatewise.spec.equations``. Everything is time-major; a batch-major tensor comes as its transposed view, which
-costs no copy.
+Equations: ``gatewise.spec.equations``. Everything is time-major; a batch-major tensor comes as its transposed view,
+which costs no copy.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -66,7 +65,7 @@ def layer(
         >>> result.y.shape, bool((result.y[1, 1] == result.states[0][0][1]).all())
         (torch.Size([5, 2, 4]), True)
     """
-    call = _checked(x, directions, variant, lengths, reset, trace, out)
+    call = _checked(Call(x, directions, variant, None, reset, trace), lengths, out)
     if not _casts(call):
         return _run(call, backend, out)
     kind = torch.get_autocast_dtype(x.device.type)
@@ -127,23 +126,14 @@ def explain(
     backend: str = "auto",
 ) -> Choice:
     """Tell which backend ``layer`` would use for this call, and why; raises what ``layer`` would raise."""
-    call = _checked(x, directions, variant, lengths, reset, trace, None)
+    call = _checked(Call(x, directions, variant, None, reset, trace), lengths, None)
     return choose(backend, x, obstacles(call))
 
 
-def _checked(
-    x: Tensor,
-    directions: Sequence[Direction],
-    variant: Variant,
-    lengths: Tensor | Sequence[int] | None,
-    reset: Tensor | None,
-    trace: bool,
-    out: Tensor | None,
-) -> Call:
-    check_tensor("x", x)
-    bias = directions[0].weights.bias_ih is not None
-    variant = variant if variant.bias is bias else replace(variant, bias=bias)
-    call = Call(x, directions, variant, checked_lengths(lengths, x), reset, trace)
+def _checked(call: Call, lengths: Tensor | Sequence[int] | None, out: Tensor | None) -> Call:
+    """Return a call with its lengths, of which everything is as the backends expect it."""
+    check_tensor("x", call.x)
+    call = call._replace(lengths=checked_lengths(lengths, call.x))
     check_call(call, out, casts=_casts(call))
     return call
 
@@ -158,7 +148,10 @@ def _run(call: Call, backend: str, out: Tensor | None) -> Result:
 
 def _casts(call: Call) -> bool:
     """Whether autocast is on, for tensors that it would touch."""
-    return torch.is_autocast_enabled(call.x.device.type) and all(t.dtype in _CASTABLE for t in tensors(call))
+    device = call.x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return False
+    return all(tensor.dtype in _CASTABLE for tensor in tensors(call))
 
 
 _CASTABLE = (torch.float16, torch.bfloat16, torch.float32)

@@ -9,7 +9,8 @@ from gatewise.reference import State
 
 
 def run(call: Call, out: Tensor | None) -> Result:
-    """Run a layer. torch knows one direction, forward, or both: a single backward one is a forward one on flipped time."""
+    """Run a layer."""
+    # torch knows one direction, forward, or both: a single backward one is a forward one on flipped time.
     flipped = len(call.directions) == 1 and call.directions[0].reverse
     x = _flip(call.x, call.lengths) if flipped else call.x
     initial = [torch.stack(parts) for parts in zip(*(d.state for d in call.directions), strict=True)]
@@ -25,7 +26,8 @@ def run(call: Call, out: Tensor | None) -> Result:
 def _fixed(call: Call) -> tuple[list[Tensor], bool, int, float, bool, bool, bool]:
     """The arguments after the state: one layer, no dropout, not training, time-major."""
     flat = [weight for direction in call.directions for weight in direction.weights if weight is not None]
-    return flat, call.variant.bias, 1, 0.0, False, len(call.directions) == 2, False
+    bias = call.directions[0].weights.bias_ih is not None
+    return flat, bias, 1, 0.0, False, len(call.directions) == 2, False
 
 
 def _ragged(call: Call, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -37,8 +39,9 @@ def _ragged(call: Call, x: Tensor, initial: list[Tensor]) -> tuple[Tensor, list[
     count = int((lengths > 0).sum())
     rows = order[:count].to(x.device)
     packed = pack_padded_sequence(x[:, rows], lengths[:count])
-    *arguments, _ = _fixed(call)
-    data, *final = torch.lstm(packed.data, packed.batch_sizes, [part[:, rows] for part in initial], *arguments)
+    flat, *flags, _ = _fixed(call)
+    state = [part[:, rows] for part in initial]
+    data, *final = torch.lstm(packed.data, packed.batch_sizes, state, flat, *flags)  # pyright: ignore[reportCallIssue, reportArgumentType] - the flags are of several types
     y, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=steps)
     outputs = y.new_zeros((steps, batch, y.shape[2])).index_copy(1, rows, y)
     return outputs, [a.index_copy(1, rows, b) for a, b in zip(initial, final, strict=True)]

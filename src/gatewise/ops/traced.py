@@ -74,6 +74,7 @@ def layer_backward(
     lengths: Tensor | None,
     reset: Tensor | None,
     described: str,
+    *,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     """Return the gradients of a layer's wanted inputs."""
@@ -98,6 +99,7 @@ def _(
     lengths: Tensor | None,
     reset: Tensor | None,
     described: str,
+    *,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     return [tensor.new_empty(tensor.shape) for tensor, want in zip(given, wanted, strict=True) if want]
@@ -119,7 +121,7 @@ class _Layer(torch.autograd.Function):
         lengths, reset, *given = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[3:])
         dense = [gradient.contiguous() for gradient in gradients]
-        found = iter(layer_backward(dense, given, lengths, reset, ctx.described, wanted))
+        found = iter(layer_backward(dense, given, lengths, reset, ctx.described, wanted=wanted))
         return (None, None, None, *(next(found) if want else None for want in wanted))
 
 

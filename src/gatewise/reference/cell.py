@@ -30,6 +30,8 @@ SQUASH: Mapping[Squash, Callable[[Tensor], Tensor]] = MappingProxyType(
 NORM_EPS = 1e-5
 """What layer normalisation adds to the variance, as in torch."""
 
+_LARGE = 1e12
+
 
 class Weights(NamedTuple):
     """The parameters of one layer and direction, by the names that modules give them.
@@ -107,7 +109,7 @@ def _pre_activations(x: Tensor, old: Values, weights: Weights, variant: Variant,
         if gate in seen:
             value = value + seen[gate]
         if gate in peephole:
-            value = value + peephole[gate] * c
+            value = value + peephole[gate] * _given(c)
         return value if variant.clip is None else value.clamp(-variant.clip, variant.clip)
 
     return pre
@@ -118,10 +120,23 @@ def _products(x: Tensor, h: Tensor, weights: Weights, variant: Variant) -> Tenso
     product = linear if variant.kernel is None else partial(conv2d, padding="same")
     if not variant.layer_norm:
         return product(x, weights.weight_ih, weights.bias_ih) + product(h, weights.weight_hh, weights.bias_hh)
-    shape = weights.weight_ih.shape[:1]
-    v = layer_norm(linear(x, weights.weight_ih), shape, weights.weight_ln_ih, None, NORM_EPS)
-    v = v + layer_norm(linear(h, weights.weight_hh), shape, weights.weight_ln_hh, None, NORM_EPS)
-    return v if weights.bias_ih is None else v + weights.bias_ih + weights.bias_hh
+    v = _normalised(linear(x, weights.weight_ih), weights.weight_ln_ih, None)
+    v = v + _normalised(linear(h, weights.weight_hh), weights.weight_ln_hh, None)
+    return v if weights.bias_ih is None else v + (weights.bias_ih + _given(weights.bias_hh))
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
+
+
+def _normalised(v: Tensor, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+    """LN(v) of each row."""
+    # The variance of values beyond 1e19 would overflow float32. Scaling a row does not change its LN, and beside
+    # such values the epsilon is nothing.
+    largest = v.detach().abs().amax(1, keepdim=True)
+    v = v * torch.where(largest > _LARGE, _LARGE / largest, 1.0)
+    return layer_norm(v, v.shape[1:], gain, bias, NORM_EPS)
 
 
 def _recurrent(pre: Pre, old: Values, weights: Weights, variant: Variant) -> tuple[Values, Values]:
@@ -141,7 +156,7 @@ def _additive(pre: Pre, old: Values, weights: Weights, variant: Variant) -> tupl
     c = kept + (gates["i"] * gates["g"] if "i" in gates else gates["g"])
     shown = c
     if variant.layer_norm:
-        shown = layer_norm(c, c.shape[1:], weights.weight_ln_cell, weights.bias_ln_cell, NORM_EPS)
+        shown = _normalised(c, weights.weight_ln_cell, weights.bias_ln_cell)
     h = SQUASH[cell.output_squash](shown)
     if cell.gate("o").kind == "learned":
         gates["o"] = SQUASH[cell.gate("o").squash](pre("o", c if cell.gate("o").peeps == "after" else old["c"]))

@@ -76,7 +76,10 @@ def scan(
     for t in order:
         if restart is not None:
             state = tuple(_pick(restart[t], a, b) for a, b in zip(start, state, strict=True))
-        y, new, gates = _noisy_step(inputs[t], state, weights, variant, noise, t)
+        y, new, gates = step(inputs[t], state, weights, variant, noise.recurrent)
+        if noise.h is not None or noise.c is not None:
+            new = _zoned(state, new, {"h": noise.h, "c": noise.c}, t, variant)
+            y = torch.cat([new[0], y[:, new[0].shape[1] :]], 1)
         state = new if alive is None else tuple(_pick(alive[t], a, b) for a, b in zip(new, state, strict=True))
         named = dict(zip(variant.cell.states, new, strict=True))
         history.append({"y": y, **(gates | named if trace else {})})
@@ -92,19 +95,10 @@ def scan(
     return Scan(values.pop("y"), state, values)
 
 
-def _noisy_step(
-    x: Tensor, state: State, weights: Weights, variant: Variant, noise: Noise, t: int
-) -> tuple[Tensor, State, Values]:
-    """A step, of which zoneout takes only a part."""
-    y, new, gates = step(x, state, weights, variant, noise.recurrent)
-    if noise.h is None and noise.c is None:
-        return y, new, gates
-    masks = {"h": noise.h, "c": noise.c}
-    mixed = []
-    for name, before, after in zip(variant.cell.states, state, new, strict=True):
-        mask = masks.get(name)
-        mixed.append(after if mask is None else before + mask[t] * (after - before))
-    return torch.cat([mixed[0], y[:, mixed[0].shape[1] :]], 1), tuple(mixed), gates
+def _zoned(old: State, new: State, masks: dict[str, Tensor | None], t: int, variant: Variant) -> State:
+    """The new state where the masks are one, the old where they are zero."""
+    rows = zip((masks.get(name) for name in variant.cell.states), old, new, strict=True)
+    return tuple(after if mask is None else before + mask[t] * (after - before) for mask, before, after in rows)
 
 
 def over_time(x: Tensor, state: State, weights: Weights, variant: Variant) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from gatewise.spec.cell import EVERY_OPTION, Cell, Gate, Option, Squash, Update
 from gatewise.spec.cells import CELLS, LSTM, register
 from gatewise.spec.equations import equations, latex
-from gatewise.spec.variant import Variant, check_flag, check_option, parse_variant, state_type, variant
+from gatewise.spec.variant import Shapes, Variant, check_flag, check_option, parse_variant, state_type, variant
 
 __all__ = [
     "CELLS",
@@ -12,6 +12,7 @@ __all__ = [
     "Cell",
     "Gate",
     "Option",
+    "Shapes",
     "Squash",
     "Update",
     "Variant",

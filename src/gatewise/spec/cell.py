@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from gatewise.errors import InputError
 
@@ -25,9 +25,16 @@ GATES: Mapping[Update, tuple[str, ...]] = MappingProxyType(
 )
 """The gates that each update uses, all of them."""
 
-EVERY_OPTION: frozenset[Option] = frozenset(
-    {"peephole", "layer_norm", "clip", "projection", "zoneout", "learned_state"}
+EVERY_OPTION: frozenset[Option] = frozenset(get_args(Option))
+
+OPTIONS: Mapping[Update, frozenset[Option]] = MappingProxyType(
+    {
+        "recurrent": frozenset({"clip", "zoneout", "learned_state"}),
+        "additive": EVERY_OPTION,
+        "exponential": frozenset({"clip"}),
+    }
 )
+"""The options that can be defined for cells with each update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +91,48 @@ class Cell:
     options: frozenset[Option] = EVERY_OPTION
 
     def __post_init__(self):
+        self._check_words()
         names = [gate.name for gate in self.gates]
         if sorted(names) != sorted(GATES[self.update]):
             raise InputError(f"a cell with the update {self.update!r} has the gates {', '.join(GATES[self.update])}.")
-        if not self.learned:
-            raise InputError(f"the cell {self.name!r} has no learned gate.")
         for gate in self.gates:
-            if gate.kind != "learned" and (gate.name == "g" or self.update == "exponential"):
-                raise InputError(f"the gate {gate.name!r} must be learned in a cell with the update {self.update!r}.")
-            if gate.kind == "coupled" and (
-                gate.name == "o" or gate.complement not in self.gate_names or gate.complement not in {"i", "f"}
-            ):
-                raise InputError(
-                    f"the coupled gate {gate.name!r} must be i or f, and one minus the other, learned one."
-                )
-            if gate.peeps == "after" and gate.name != "o":
-                raise InputError(f"the gate {gate.name!r} cannot see the new cell state: it is needed to compute it.")
+            self._check_gate(gate)
+        self._check_update()
+        undefined = sorted(self.options - OPTIONS[self.update])
+        if undefined:
+            raise InputError(f"{', '.join(undefined)} cannot be defined for a cell with the update {self.update!r}.")
         if self.peephole and "peephole" not in self.options:
             raise InputError(f"the cell {self.name!r} peeps but does not allow peepholes.")
-        if not set(self.sees) <= set(self.gate_names):
-            raise InputError(f"the cell {self.name!r} can see only its learned gates.")
+        if not set(self.sees) <= set(self.gate_names) or len(set(self.sees)) < len(self.sees):
+            raise InputError(f"the cell {self.name!r} can see only its learned gates, and each once.")
+
+    def _check_words(self) -> None:
+        words: list[tuple[str, str, tuple[str, ...]]] = [
+            ("update", self.update, get_args(Update)),
+            ("output_squash", self.output_squash, get_args(Squash)),
+        ]
+        for gate in self.gates:
+            words += [("squash", gate.squash, get_args(Squash)), ("kind", gate.kind, ("learned", "open", "coupled"))]
+        for what, word, known in words:
+            if word not in known:
+                raise InputError(f"{what} must be one of {', '.join(known)}, got {word!r}.")
+
+    def _check_gate(self, gate: Gate) -> None:
+        if gate.kind != "learned" and (gate.name == "g" or self.update == "exponential"):
+            raise InputError(f"the gate {gate.name!r} must be learned in a cell with the update {self.update!r}.")
+        if gate.kind == "coupled" and (
+            gate.name == "o" or gate.complement not in self.gate_names or gate.complement not in {"i", "f"}
+        ):
+            raise InputError(f"the coupled gate {gate.name!r} must be i or f, and one minus the other, learned one.")
+        if gate.peeps == "after" and gate.name != "o":
+            raise InputError(f"the gate {gate.name!r} cannot see the new cell state: it is needed to compute it.")
+
+    def _check_update(self) -> None:
+        """Refuse what the update would leave out without a word."""
+        if self.update == "recurrent" and (self.output_squash != "identity" or self.sees):
+            raise InputError("a cell with the update 'recurrent' has the output_squash 'identity' and sees no gates.")
+        if self.update == "exponential" and (self.gate("i").squash, self.gate("f").squash) != ("exp", "sigmoid"):
+            raise InputError("a cell with the update 'exponential' has the squash 'exp' for i and 'sigmoid' for f.")
 
     @property
     def learned(self) -> tuple[Gate, ...]:

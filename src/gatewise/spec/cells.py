@@ -5,7 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from gatewise.errors import InputError
-from gatewise.spec.cell import EVERY_OPTION, Cell, Gate
+from gatewise.spec.cell import EVERY_OPTION, OPTIONS, Cell, Gate
 
 _I = Gate("i", "sigmoid", "input gate: how much of the candidate enters the cell", peeps="before")
 _F = Gate("f", "sigmoid", "forget gate: how much of the cell stays", peeps="before")
@@ -31,7 +31,7 @@ RNN = Cell(
     paper=_ELMAN,
     update="recurrent",
     output_squash="identity",
-    options=frozenset({"clip", "zoneout", "learned_state"}),
+    options=OPTIONS["recurrent"],
 )
 
 LSTM = Cell(name="lstm", title="the vanilla LSTM, torch.nn.LSTM's", gates=(_I, _F, _G, _O), paper=_GERS)
@@ -94,7 +94,7 @@ _ROWS = (
         paper=_BECK,
         update="exponential",
         output_squash="identity",
-        options=frozenset({"clip"}),
+        options=OPTIONS["exponential"],
     ),
 )
 
@@ -119,8 +119,8 @@ def register(cell: Cell) -> Cell:
     Example:
         >>> from dataclasses import replace
         >>> from gatewise.spec import CELLS, register
-        >>> _ = register(replace(CELLS["cifg"], name="cifg-identity", title="coupled, linear", output_squash="identity"))
-        >>> "cifg-identity" in CELLS
+        >>> cell = register(replace(CELLS["cifg"], name="cifg-linear", output_squash="identity"))
+        >>> cell is CELLS["cifg-linear"]
         True
     """
     if _table.setdefault(cell.name, cell) != cell:

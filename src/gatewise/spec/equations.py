@@ -1,26 +1,31 @@
 r"""The equations of a variant, written from its row: as text, and as LaTeX.
 
-Text marks the step before with ₋: h₋ is what LaTeX writes h_{t-1}.
+Text marks the step before with ₋: h₋ is what LaTeX writes h_{t-1}. ∗ is the convolution of a convolutional cell.
 """
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from gatewise.spec.cell import Gate, Squash
 from gatewise.spec.variant import Variant
 
-_SQUASH: dict[Squash, str] = {
-    "sigmoid": "σ({})",
-    "tanh": "tanh({})",
-    "relu": "relu({})",
-    "identity": "{}",
-    "wide_sigmoid": "4σ({}) − 2",
-    "centred_sigmoid": "2σ({}) − 1",
-    "exp": "exp({})",
-}
+SQUASH: Mapping[Squash, str] = MappingProxyType(
+    {
+        "sigmoid": "σ({})",
+        "tanh": "tanh({})",
+        "relu": "relu({})",
+        "identity": "{}",
+        "wide_sigmoid": "4σ({}) − 2",
+        "centred_sigmoid": "2σ({}) − 1",
+        "exp": "exp({})",
+    }
+)
+"""Each squashing function as text, with {} for what it squashes."""
 
 
 def equations(variant: Variant) -> tuple[str, ...]:
-    """Return one step as text, one line for each equation, in the order of computation.
+    r"""Return one step as text, one line for each equation, in the order of computation.
 
     Example:
         >>> from gatewise.spec import equations, variant
@@ -66,6 +71,7 @@ def _additive(variant: Variant) -> list[str]:
 def _exponential(variant: Variant) -> list[str]:
     cell = variant.cell
     return [
+        "m₋ = −∞ where n₋ = 0",
         f"ĩ = {_pre(variant, cell.gate('i'))}",
         f"f̃ = {_pre(variant, cell.gate('f'))}",
         f"g = {_gate(variant, cell.gate('g'))}",
@@ -89,8 +95,8 @@ def _gate(variant: Variant, gate: Gate) -> str:
 
 
 def _pre(variant: Variant, gate: Gate) -> str:
-    k = gate.name
-    terms = [f"v_{k}"] if variant.layer_norm else [f"W_{k} x", f"U_{k} h₋"]
+    k, product = gate.name, "∗ " if variant.kernel else ""
+    terms = [f"v_{k}"] if variant.layer_norm else [f"W_{k} {product}x", f"U_{k} {product}h₋"]
     if k in variant.cell.sees:
         terms += [f"R_{k}{other} {other}₋" for other in variant.cell.sees]
     if k in variant.peeping:
@@ -98,7 +104,7 @@ def _pre(variant: Variant, gate: Gate) -> str:
     if variant.bias and not variant.layer_norm:
         terms.append(f"b_{k}")
     pre = " + ".join(terms)
-    return pre if variant.clip is None else f"clip({pre}, ±{variant.clip:g})"
+    return pre if variant.clip is None else f"clip({pre}, ±{repr(variant.clip).removesuffix('.0')})"
 
 
 def _times(gates: dict[str, str], gate: str, what: str) -> str:
@@ -106,7 +112,7 @@ def _times(gates: dict[str, str], gate: str, what: str) -> str:
 
 
 def _squashed(squash: Squash, what: str) -> str:
-    text = _SQUASH[squash].format(what)
+    text = SQUASH[squash].format(what)
     return f"({text})" if squash in {"wide_sigmoid", "centred_sigmoid"} and what.startswith(("c", "LN")) else text
 
 
@@ -115,17 +121,25 @@ _WORDS = {
     "⊙": r"\odot",
     "−": "-",
     "±": r"\pm ",
+    "∗": "*",
+    "∞": r"\infty",
+    "where": r"\text{ where }",
     "γ": r"\gamma",
     "β": r"\beta",
     "tanh": r"\tanh",
     "exp": r"\exp",
     "log": r"\log",
     "max": r"\max",
-    "relu": r"\operatorname{relu}",
-    "clip": r"\operatorname{clip}",
-    "LN": r"\operatorname{LN}",
+    "relu": r"\mathrm{relu}",
+    "clip": r"\mathrm{clip}",
+    "LN": r"\mathrm{LN}",
 }
-_TOKEN = re.compile(r"tanh|exp|log|max|relu|clip|LN|[σ⊙−±]|([WUbpRγβv])_(\w+)|([if]̃|ĩ|[a-zWUb])(₋?)")
+_TOKEN = re.compile(
+    r"tanh|exp|log|max|relu|clip|where|LN|[σ⊙−±∗∞]"
+    r"|(?P<weight>[WUbpRγβv])_(?P<index>\w+)"
+    r"|(?P<variable>[if]̃|ĩ|[a-zWUb])(?P<before>₋?)"
+    r"|(?P<number>[\d.]+)e(?P<power>[+-]\d+)"
+)
 
 
 def _latex(line: str) -> str:
@@ -134,13 +148,15 @@ def _latex(line: str) -> str:
 
 
 def _token(match: re.Match[str]) -> str:
-    weight, index, variable, before = match.groups()
+    weight, variable = match["weight"], match["variable"]
     if weight:
         time = ",t" if weight == "v" else ""
-        return f"{_WORDS.get(weight, weight)}_{{{index}{time}}}"
+        return f"{_WORDS.get(weight, weight)}_{{{match['index']}{time}}}"
+    if match["number"]:
+        return rf"{match['number']} \cdot 10^{{{int(match['power'])}}}"
     if not variable:
         return _WORDS[match.group()]
     if variable in "WUb":
         return variable
     letter = {"ĩ": r"\tilde{i}", "f̃": r"\tilde{f}"}.get(variable, variable)
-    return f"{letter}_{{t-1}}" if before else f"{letter}_t"
+    return f"{letter}_{{t-1}}" if match["before"] else f"{letter}_t"

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import namedtuple
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
@@ -135,17 +136,8 @@ def variant(
     row = find(cell)
     check_flag("bias", bias)
     check_flag("layer_norm", layer_norm)
-    for name, size in {"proj_size": proj_size, "nonrecurrent_proj_size": nonrecurrent_proj_size}.items():
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"{name} must be an int, got {type(size).__name__}.")
-        if size < 0:
-            raise InputError(f"{name} must be 0 or more, got {size}.")
-    if nonrecurrent_proj_size and not proj_size:
-        raise InputError("nonrecurrent_proj_size needs a recurrent projection beside it: give proj_size as well.")
-    if clip is not None:
-        if isinstance(clip, bool) or not isinstance(clip, int | float) or not (math.isfinite(clip) and clip > 0):
-            raise InputError(f"clip must be a finite number above 0 or None, got {clip!r}.")
-        clip = float(clip)
+    _check_sizes(proj_size, nonrecurrent_proj_size)
+    _check_clip(clip)
     if peephole is None:
         peephole = row.peephole
     else:
@@ -156,14 +148,50 @@ def variant(
             check_option(row, option)
     if clip is not None:
         check_option(row, "clip")
-    return Variant(row, peephole, layer_norm, clip, proj_size, nonrecurrent_proj_size, bias, kernel, image)
+    if kernel is not None:
+        _check_convolution(row, wanted, image)
+    elif image is not None:
+        raise InputError("image is for convolutional cells: give kernel as well.")
+    bound = None if clip is None else float(clip)
+    return Variant(row, peephole, layer_norm, bound, proj_size, nonrecurrent_proj_size, bias, kernel, image)
+
+
+def _check_sizes(proj_size: object, nonrecurrent_proj_size: object) -> None:
+    for name, size in {"proj_size": proj_size, "nonrecurrent_proj_size": nonrecurrent_proj_size}.items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"{name} must be an int, got {type(size).__name__}.")
+        if size < 0:
+            raise InputError(f"{name} must be 0 or more, got {size}.")
+    if nonrecurrent_proj_size and not proj_size:
+        raise InputError("nonrecurrent_proj_size needs a recurrent projection beside it: give proj_size as well.")
+
+
+def _check_clip(clip: object) -> None:
+    if clip is None:
+        return
+    if isinstance(clip, bool) or not isinstance(clip, int | float) or not (math.isfinite(clip) and clip > 0):
+        raise InputError(f"clip must be a finite number above 0 or None, got {clip!r}.")
+
+
+def _check_convolution(cell: Cell, wanted: Mapping[Option, object], image: object) -> None:
+    for option in ("layer_norm", "projection"):
+        if wanted[option]:
+            raise InputError(f"{option} is not defined for convolutional cells.")
+    if cell.sees:
+        raise InputError(f"the cell {cell.name!r} cannot be convolutional.")
+    if wanted["peephole"] and image is None:
+        raise InputError(
+            "the peepholes of a convolutional cell are tied to the size of its images: give image as well."
+        )
 
 
 def parse_variant(text: str) -> Variant:
     """Read ``Variant.text``."""
     values: dict[str, Any] = json.loads(text)
-    pairs = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return variant(**(values | pairs))
+    for name in ("kernel", "image"):
+        if values[name] is not None:
+            values[name] = tuple(values[name])
+    return variant(**values)
 
 
 def check_option(cell: Cell, option: Option) -> None:
@@ -183,7 +211,7 @@ def check_flag(name: str, value: object) -> None:
 def state_type(states: tuple[str, ...]) -> type[tuple[Any, ...]]:
     """Return the named tuple of a cell's states, such as (h, c)."""
     name = "_".join(("State", *states))
-    return namedtuple(name, states, module=__name__)
+    return namedtuple(name, states, module=__name__)  # pyright: ignore[reportUntypedNamedTuple] - known at run time
 
 
 def __getattr__(name: str) -> type[tuple[Any, ...]]:

@@ -1,0 +1,74 @@
+"""What users hand over beside the input: initial states and restarts, checked and laid out time-major."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from gatewise.errors import InputError
+from gatewise.ops import ShapeError
+from gatewise.ops.checks import check_tensor
+from gatewise.reference import State
+from gatewise.spec import Cell
+
+
+def parts(hx: object, cell: Cell) -> State | None:
+    """Return the parts of an initial state, or None if there is none.
+
+    Args:
+        hx: a tuple with a tensor for each of the cell's states; for a cell with one state also that tensor; or None.
+        cell: the cell.
+
+    Raises:
+        InputError: there are not as many parts as the cell has states.
+        TypeError: a part is not a tensor.
+    """
+    if hx is None:
+        return None
+    if isinstance(hx, Tensor) and len(cell.states) == 1:
+        hx = (hx,)
+    if not isinstance(hx, tuple | list) or len(hx) != len(cell.states):
+        what = f"{len(hx)} parts" if isinstance(hx, tuple | list) else type(hx).__name__
+        wanted = ", ".join(f"{name}_0" for name in cell.states)
+        raise InputError(f"hx must be ({wanted}), the state of the cell {cell.name!r}, got {what}.")
+    for name, part in zip(cell.states, hx, strict=True):
+        check_tensor(f"{name}_0", part)
+    return tuple(hx)
+
+
+def unsqueezed(hx: State | None, cell: Cell, dims: int) -> State | None:
+    """Return the state of a single sequence, whose parts have this many dimensions, as that of a batch of one."""
+    if hx is None:
+        return None
+    for name, part in zip(cell.states, hx, strict=True):
+        if part.dim() != dims:
+            raise ShapeError(f"for a single sequence {name}_0 must have {dims} dimensions, got {part.dim()}.")
+    return tuple(part.unsqueeze(1) for part in hx)
+
+
+def split(hx: State, shapes: Mapping[str, Sequence[int]]) -> list[State]:
+    """Return the state of each layer and direction.
+
+    Args:
+        hx: the parts, layers and directions first.
+        shapes: the shape that each of them must have, by the state's name.
+    """
+    for (name, shape), part in zip(shapes.items(), hx, strict=True):
+        if part.shape != tuple(shape):
+            raise ShapeError(f"{name}_0 must have shape {list(shape)}, got {list(part.shape)}.")
+    return list(zip(*(part.unbind() for part in hx), strict=True))
+
+
+def time_major(reset: Tensor, shape: Sequence[int], batch_first: bool) -> Tensor:
+    """Return a reset mask as [T, B].
+
+    Args:
+        reset: the mask as the user gave it.
+        shape: what it must be shaped like: the input's dimensions of time and batch, in the input's order.
+        batch_first: whether the batch comes first.
+    """
+    check_tensor("reset", reset)
+    if reset.shape != tuple(shape):
+        raise ShapeError(f"reset must have shape {list(shape)}, got {list(reset.shape)}.")
+    if len(shape) == 1:
+        return reset.unsqueeze(1)
+    return reset.transpose(0, 1) if batch_first else reset

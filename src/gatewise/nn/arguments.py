@@ -12,9 +12,9 @@ from gatewise.spec import Cell, check_option
 def check_size(name: str, value: object) -> None:
     """Refuse what is no whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}.")
+        raise TypeError(f"{name} should be of type int, got: {type(value).__name__}.")
     if value < 1:
-        raise InputError(f"{name} must be at least 1, got {value}.")
+        raise InputError(f"{name} must be greater than zero, got {value}.")
 
 
 def check_projection(proj_size: int, hidden_size: int) -> None:

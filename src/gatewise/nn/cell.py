@@ -113,8 +113,7 @@ class LSTMCell(nn.Module):
         check_tensor("input", input)
         if input.dim() not in (1, 2):
             raise InputError(f"input must have 1 or 2 dimensions, got {input.dim()}.")
-        if input.shape[-1] != self.input_size:
-            raise ShapeError(f"input.size(-1) must be input_size, {self.input_size}, got {input.shape[-1]}.")
+        states.check_features(input, self.input_size, getattr(self, self._kinds[0]))
         hx = states.parts(hx, self.variant.cell)
         x = input.reshape(1, -1, self.input_size)
         shape = (*input.shape[:-1], self.hidden_size)

@@ -16,7 +16,7 @@ from gatewise.errors import InputError
 from gatewise.nn import noise, packed, states
 from gatewise.nn.arguments import check_generator, check_projection, check_size, differing, probability, zoneout_pair
 from gatewise.nn.parameters import Init, Scheme, reset
-from gatewise.ops.checks import ShapeError, check_tensor
+from gatewise.ops.checks import check_tensor
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
 from gatewise.spec import check_flag, check_option, state_type, variant
@@ -361,7 +361,7 @@ class LSTM(nn.Module):
                 raise InputError(f"{name} cannot go with a PackedSequence; pass a padded tensor.")
         if input.data.dim() != 2:
             raise InputError(f"a PackedSequence must hold data [·, D], got {input.data.dim()} dimensions.")
-        self._check_width(input.data)
+        states.check_features(input.data, self.input_size, getattr(self, self._kinds[0] + "_l0"))
         hx = states.parts(hx, self.variant.cell)
         if hx is not None and input.sorted_indices is not None:
             hx = tuple(part.index_select(1, input.sorted_indices) for part in hx)
@@ -379,8 +379,4 @@ class LSTM(nn.Module):
         assert isinstance(input, Tensor)
         if input.dim() not in (2, 3):
             raise InputError(f"input must have 2 or 3 dimensions, got {input.dim()}.")
-        self._check_width(input)
-
-    def _check_width(self, input: Tensor) -> None:
-        if input.shape[-1] != self.input_size:
-            raise ShapeError(f"input.size(-1) must be input_size, {self.input_size}, got {input.shape[-1]}.")
+        states.check_features(input, self.input_size, getattr(self, self._kinds[0] + "_l0"))

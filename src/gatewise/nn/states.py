@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from gatewise.errors import InputError
@@ -9,6 +10,23 @@ from gatewise.ops import ShapeError
 from gatewise.ops.checks import check_tensor
 from gatewise.reference import State
 from gatewise.spec import Cell
+
+
+def check_features(input: Tensor, width: int, weight: Tensor) -> None:
+    """Refuse an input of another width or another dtype than the weights', in torch's words.
+
+    Args:
+        input: [..., D].
+        width: D.
+        weight: a weight of the layer.
+    """
+    if input.shape[-1] != width:
+        raise ShapeError(f"input.size(-1) must be equal to input_size. Expected {width}, got {input.shape[-1]}.")
+    if input.dtype is not weight.dtype and not torch._C._is_any_autocast_enabled():
+        raise InputError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})."
+        )
 
 
 def parts(hx: object, cell: Cell) -> State | None:

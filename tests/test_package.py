@@ -43,7 +43,8 @@ def test_torch_is_loaded_by_what_needs_it() -> None:
 
 
 def test_the_public_names() -> None:
-    assert dir(gatewise) == ["Forecaster", "LSTM", "__version__"]
+    modules = ["ConvLSTM", "Forecaster", "LSTM", "LSTMCell", "Stack"]
+    assert dir(gatewise) == [*modules, "__version__", "from_torch", "to_torch"]
     assert set(gatewise.__all__) == set(dir(gatewise))
 
 

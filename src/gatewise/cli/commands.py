@@ -171,8 +171,52 @@ class Evaluate:
         return 0
 
 
-Command = Fit | Predict | Evaluate
-COMMANDS: dict[str, type[Command]] = {"fit": Fit, "predict": Predict, "evaluate": Evaluate}
+@dataclass
+class Cells:
+    """Show the recurrent cells: all of them in a table, or one with its equations and the shapes of its parameters.
+
+    Examples:
+        gatewise cells
+
+        gatewise cells fgr
+
+        gatewise cells lstm --peephole --latex
+    """
+
+    name: tyro.conf.Positional[str | None] = None
+    """one cell"""
+    latex: bool = False
+    """print only the cell's equations, as LaTeX"""
+    peephole: bool = False
+    """with peepholes"""
+    no_peephole: bool = False
+    """without peepholes"""
+    markdown: bool = False
+    """print the page of documentation about all cells"""
+
+    def run(self, words: Sequence[str]) -> int:
+        """Print."""
+        from gatewise.cli import cells
+
+        about_one = self.latex or self.peephole or self.no_peephole
+        if self.markdown and (self.name is not None or about_one):
+            raise InputError("--markdown prints one page about all cells: it takes no other words.")
+        if self.name is None and about_one:
+            raise InputError("--latex, --peephole and --no-peephole are about one cell: name it.")
+        if self.peephole and self.no_peephole:
+            raise InputError("give --peephole or --no-peephole, not both.")
+        if self.markdown:
+            cells.show_page()
+        elif self.name is None:
+            cells.show_table()
+        else:
+            peephole = self.peephole if self.peephole or self.no_peephole else None
+            (cells.show_latex if self.latex else cells.show_cell)(self.name, peephole)
+        return 0
+
+
+Command = Fit | Predict | Evaluate | Cells
+COMMANDS: dict[str, type[Command]] = {"fit": Fit, "predict": Predict, "evaluate": Evaluate, "cells": Cells}
 _MARKERS = (tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
 
 
@@ -206,6 +250,7 @@ def _overview(args: Sequence[str]) -> Command:
         "For example\n\n"
         "    gatewise fit data.csv --target load --horizon 24\n\n"
         "    gatewise predict runs/data data.csv -o forecast.csv\n\n"
+        "    gatewise cells lstm\n\n"
         "gatewise COMMAND --help tells all about a command; gatewise --version tells the version.",
         config=_MARKERS,
     )

@@ -151,7 +151,10 @@ class Cell:
 
     def gate(self, name: str) -> Gate:
         """Return a gate by its name."""
-        return next(gate for gate in self.gates if gate.name == name)
+        for gate in self.gates:
+            if gate.name == name:
+                return gate
+        raise KeyError(name)
 
     def rows(self, gate: str, hidden: int) -> slice:
         """Return the rows of one learned gate in weights that have ``len(learned) * hidden`` rows."""

@@ -1,7 +1,7 @@
 """A cell with its options: all that is fixed before a weight is known."""
 
 import json
-import math
+import sys
 from collections import namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -159,7 +159,7 @@ def variant(
 def _check_sizes(proj_size: object, nonrecurrent_proj_size: object) -> None:
     for name, size in {"proj_size": proj_size, "nonrecurrent_proj_size": nonrecurrent_proj_size}.items():
         if not isinstance(size, int) or isinstance(size, bool):
-            raise TypeError(f"{name} must be an int, got {type(size).__name__}.")
+            raise TypeError(f"{name} should be of type int, got: {type(size).__name__}.")
         if size < 0:
             raise InputError(f"{name} must be 0 or more, got {size}.")
     if nonrecurrent_proj_size and not proj_size:
@@ -169,7 +169,7 @@ def _check_sizes(proj_size: object, nonrecurrent_proj_size: object) -> None:
 def _check_clip(clip: object) -> None:
     if clip is None:
         return
-    if isinstance(clip, bool) or not isinstance(clip, int | float) or not (math.isfinite(clip) and clip > 0):
+    if isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 < clip <= sys.float_info.max:
         raise InputError(f"clip must be a finite number above 0 or None, got {clip!r}.")
 
 
@@ -204,7 +204,7 @@ def check_option(cell: Cell, option: Option) -> None:
 def check_flag(name: str, value: object) -> None:
     """Refuse a value that is no bool."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {type(value).__name__}.")
+        raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}.")
 
 
 @cache

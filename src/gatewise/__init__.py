@@ -6,21 +6,23 @@ Public names load on first use, so that ``import gatewise`` stays cheap and torc
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gatewise.nn import LSTM, LSTMCell, from_torch, to_torch
+    from gatewise.nn import LSTM, ConvLSTM, LSTMCell, Stack, from_torch, to_torch
     from gatewise.tasks.forecast import Forecaster
 
     __version__: str
 
 # Where each public name lives, and the extra that brings what it needs.
 _HOME = {
+    "ConvLSTM": ("gatewise.nn", "torch"),
     "Forecaster": ("gatewise.tasks.forecast", "train"),
     "LSTM": ("gatewise.nn", "torch"),
     "LSTMCell": ("gatewise.nn", "torch"),
+    "Stack": ("gatewise.nn", "torch"),
     "from_torch": ("gatewise.nn", "torch"),
     "to_torch": ("gatewise.nn", "torch"),
 }
 
-__all__ = ["LSTM", "Forecaster", "LSTMCell", "__version__", "from_torch", "to_torch"]
+__all__ = ["LSTM", "ConvLSTM", "Forecaster", "LSTMCell", "Stack", "__version__", "from_torch", "to_torch"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
+from torch import Tensor
 
 from gatewise.errors import InputError
 from gatewise.spec import Cell, check_option
@@ -28,10 +30,14 @@ def probability(name: str, value: object) -> float:
 
     Raises:
         InputError: it is no number from 0 to 1.
+        TypeError: it is nothing like a number; torch tells the two apart as well.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+    if not isinstance(value, Real | str | Tensor):
+        raise TypeError(f"{name} must be a number from 0 to 1, got {value!r}.")
+    number = _float(value)
+    if not 0 <= number <= 1:
         raise InputError(f"{name} must be a number from 0 to 1, got {value!r}.")
-    return float(value)
+    return number
 
 
 def zoneout_pair(value: object, cell: Cell) -> tuple[float, float]:
@@ -53,8 +59,18 @@ def check_generator(generator: object) -> None:
 
 def check_number(name: str, value: object) -> None:
     """Refuse what is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not math.isfinite(_float(value)):
         raise InputError(f"{name} must be a finite number or None, got {value!r}.")
+
+
+def _float(value: object) -> float:
+    """The value of a number, infinity if it is too large an int; NaN for all else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def differing(shown: Mapping[str, tuple[object, object]]) -> str:

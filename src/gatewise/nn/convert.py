@@ -3,11 +3,12 @@
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gatewise.errors import InputError
 from gatewise.nn.cell import LSTMCell
 from gatewise.nn.lstm import LSTM
+from gatewise.spec import variant
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -19,7 +20,8 @@ def from_torch(module: nn.Module) -> LSTM | LSTMCell:
         module: an ``nn.LSTM``, ``nn.RNN``, ``nn.LSTMCell`` or ``nn.RNNCell``.
 
     Returns:
-        A module with a copy of its weights, on their device and in their dtype, in the same mode (training or not).
+        A module with a copy of its weights, on their device and in their dtype, in the same mode (training or not) and
+        as frozen; of parametrized and pruned weights, the values.
 
     Raises:
         InputError: it is another module.
@@ -34,7 +36,7 @@ def from_torch(module: nn.Module) -> LSTM | LSTMCell:
         True
     """
     if isinstance(module, nn.LSTM | nn.RNN):
-        like = module.get_parameter("weight_ih_l0")
+        like: Tensor = getattr(module, "weight_ih_l0")  # noqa: B009 - of no known type as an attribute
         ours = LSTM(
             module.input_size,
             module.hidden_size,
@@ -50,7 +52,7 @@ def from_torch(module: nn.Module) -> LSTM | LSTMCell:
         )
         return _copied(module, ours)
     if isinstance(module, nn.LSTMCell | nn.RNNCell):
-        like = module.get_parameter("weight_ih")
+        like: Tensor = getattr(module, "weight_ih")  # noqa: B009
         cell = "lstm" if isinstance(module, nn.LSTMCell) else _RNN[module.nonlinearity]
         sizes = (module.input_size, module.hidden_size, module.bias)
         return _copied(module, LSTMCell(*sizes, device=like.device, dtype=like.dtype, cell=cell))
@@ -77,22 +79,25 @@ def to_torch(module: LSTM | LSTMCell) -> nn.LSTM | nn.RNN | nn.LSTMCell | nn.RNN
     """
     if not isinstance(module, LSTM | LSTMCell):
         raise InputError(f"to_torch takes gatewise.LSTM and gatewise.LSTMCell, got {type(module).__name__}.")
-    cell = module.variant.cell
+    own = module.variant
+    cell = own.cell
     relu = {name: word for word, name in _RNN.items()}
     missing = [name for name, used in _beyond_torch(module).items() if used]
-    if not module.variant.vanilla and cell.name not in relu:
-        missing.insert(0, f"the cell {cell.name!r}" + (" with peepholes" if module.variant.peephole else ""))
+    if not variant(cell.name, peephole=own.peephole).vanilla and cell.name not in relu:
+        missing.insert(0, f"cell {cell.name!r}" + (" with peepholes" if own.peephole else ""))
     if missing:
         raise InputError(f"torch has no {', '.join(missing)}.")
-    like = module.get_parameter("weight_ih" if isinstance(module, LSTMCell) else "weight_ih_l0")
+    like = getattr(module, "weight_ih" if isinstance(module, LSTMCell) else "weight_ih_l0")
     made = {"bias": module.bias, "device": like.device, "dtype": like.dtype}
     made |= {"nonlinearity": relu[cell.name]} if cell.name in relu else {}
     sizes = (module.input_size, module.hidden_size)
     if isinstance(module, LSTMCell):
         return _copied(module, (nn.RNNCell if cell.name in relu else nn.LSTMCell)(*sizes, **made))
     made |= {"num_layers": module.num_layers, "batch_first": module.batch_first, "dropout": module.dropout}
-    made |= {"bidirectional": module.bidirectional, "proj_size": module.proj_size}
-    return _copied(module, (nn.RNN if cell.name in relu else nn.LSTM)(*sizes, **made))
+    made |= {"bidirectional": module.bidirectional}
+    if cell.name in relu:
+        return _copied(module, nn.RNN(*sizes, **made))
+    return _copied(module, nn.LSTM(*sizes, **made, proj_size=module.proj_size))
 
 
 _RNN = {"tanh": "rnn", "relu": "rnn-relu"}
@@ -112,7 +117,12 @@ def _beyond_torch(module: LSTM | LSTMCell) -> dict[str, object]:
     return options
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def _copied(source: nn.Module, target: _Module) -> _Module:
-    target.load_state_dict(source.state_dict())
+    # By name, not by state_dict: a parametrized or a pruned weight is none of the parameters.
+    for name, parameter in target.named_parameters():
+        weight = getattr(source, name)
+        with torch.no_grad():
+            parameter.copy_(weight)
+        parameter.requires_grad_(weight.requires_grad)
     return target.train(source.training)

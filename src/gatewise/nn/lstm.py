@@ -15,13 +15,12 @@ from gatewise import ops
 from gatewise.errors import InputError
 from gatewise.nn import noise, packed, states
 from gatewise.nn.arguments import check_generator, check_projection, check_size, differing, probability, zoneout_pair
-from gatewise.nn.parameters import Init, Scheme, reset
+from gatewise.nn.layout import Lengths, Trace, laid_out
+from gatewise.nn.parameters import Init, Scheme, reset, suffix
 from gatewise.ops.checks import check_tensor
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
-from gatewise.spec import check_flag, check_option, state_type, variant
-
-Trace = list[dict[str, Tensor]]
+from gatewise.spec import check_flag, check_option, variant
 
 
 @final
@@ -167,7 +166,7 @@ class LSTM(nn.Module):
                 f"dropout={dropout} acts between layers only, and num_layers=1 has nothing between.", stacklevel=2
             )
         self._widths = self.variant.state_sizes(hidden_size)
-        self._state = state_type(self.variant.cell.states)
+        self._state = states.state_of(self.variant.cell)
         self._kinds: tuple[str, ...] = ()
         for layer in range(num_layers):
             width = self._directions * self.variant.output_size(hidden_size) if layer else input_size
@@ -178,14 +177,14 @@ class LSTM(nn.Module):
             for direction in range(self._directions):
                 for kind, shape in shapes.items():
                     parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-                    self.register_parameter(kind + self._suffix(layer, direction), parameter)
+                    self.register_parameter(kind + suffix(layer, direction), parameter)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as ``init`` and ``forget_bias`` say."""
         kinds = (*self._kinds, *self._start_kinds)
-        for suffix in self._suffixes:
-            parameters = {kind: getattr(self, kind + suffix) for kind in kinds}
+        for end in self._suffixes:
+            parameters = {kind: getattr(self, kind + end) for kind in kinds}
             reset(parameters, self.variant, self.hidden_size, self.init)
 
     def flatten_parameters(self) -> None:
@@ -194,7 +193,7 @@ class LSTM(nn.Module):
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """The weights of each layer and direction, in the order of the states' first dimension."""
-        return [[getattr(self, kind + suffix) for kind in self._kinds] for suffix in self._suffixes]
+        return [[getattr(self, kind + end) for kind in self._kinds] for end in self._suffixes]
 
     def forward(
         self,
@@ -227,25 +226,18 @@ class LSTM(nn.Module):
         if isinstance(input, PackedSequence):
             return self._run_packed(input, hx, lengths, reset, trace)
         self._check_input(input)
-        hx = states.parts(hx, self.variant.cell)
-        batched = input.dim() == 3
-        if not batched:
-            x, hx = input.unsqueeze(1), states.unsqueezed(hx, self.variant.cell, 2)
-            if lengths is not None:
-                raise InputError("lengths is for batches; cut a single sequence to its length instead.")
-        else:
-            x = input.transpose(0, 1) if self.batch_first else input
-        if reset is not None:
-            reset = states.time_major(reset, input.shape[:-1], self.batch_first)
-        y, final, traces = self._run(x, hx, lengths, reset, trace)
-
-        def restore(tensor: Tensor) -> Tensor:
-            return tensor.squeeze(1) if not batched else tensor.transpose(0, 1) if self.batch_first else tensor
-
-        output = restore(y), self._state(*(part if batched else part.squeeze(1) for part in final))
-        if not trace:
-            return output
-        return *output, [{name: restore(value) for name, value in values.items()} for values in traces]
+        return laid_out(
+            self._run,
+            input,
+            hx,
+            self.variant.cell,
+            self._state,
+            batched=input.dim() == 3,
+            batch_first=self.batch_first,
+            lengths=lengths,
+            reset=reset,
+            trace=trace,
+        )
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, as torch prints them."""
@@ -283,31 +275,27 @@ class LSTM(nn.Module):
 
     @property
     def _suffixes(self) -> list[str]:
-        return [self._suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
-
-    @staticmethod
-    def _suffix(layer: int, direction: int) -> str:
-        return f"_l{layer}_reverse" if direction else f"_l{layer}"
+        return [suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
 
     def _run(
         self,
         x: Tensor,
         hx: State | None,
-        lengths: Tensor | Sequence[int] | None,
+        lengths: Lengths,
         reset: Tensor | None,
         trace: bool,
+        *,
+        valid: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], Trace]:
-        """Run all layers; everything is time-major."""
+        """Run all layers; everything is time-major, ``valid`` tells what of a packed input is no padding."""
         starts = self._starts(x)
-        count = self.num_layers * self._directions
-        shapes = {name: (count, x.shape[1], size) for name, size in self._widths.items()}
-        initial = starts if hx is None else states.split(hx, shapes)
+        initial = starts if hx is None else states.split(hx, self._shapes(x))
         final: list[State] = []
         traces: Trace = []
         y = x
         for layer in range(self.num_layers):
             # Residual connections pass by dropout, as in GNMT.
-            fed = noise.drop(y, self.dropout, self.generator) if layer and self.dropout and self.training else y
+            fed = self._dropped(y, valid) if layer and self.dropout and self.training else y
             here = range(layer * self._directions, (layer + 1) * self._directions)
             result = ops.layer(
                 fed,
@@ -323,10 +311,16 @@ class LSTM(nn.Module):
             traces += result.traces
         return y, [torch.stack(parts) for parts in zip(*final, strict=True)], traces
 
+    def _dropped(self, y: Tensor, valid: Tensor | None) -> Tensor:
+        if valid is None:
+            return noise.drop(y, self.dropout, self.generator)
+        # The mask is drawn over the packed data, as in torch.
+        return packed.spread(noise.drop(y[valid], self.dropout, self.generator), valid)
+
     def _direction(self, x: Tensor, index: int, state: State, start: State) -> ops.Direction:
         layer, reverse = divmod(index, self._directions)
-        suffix = self._suffix(layer, reverse)
-        weights = {kind: getattr(self, kind + suffix) for kind in self._kinds}
+        end = suffix(layer, reverse)
+        weights = {kind: getattr(self, kind + end) for kind in self._kinds}
         if self.weight_drop and self.training:
             weights["weight_hh"] = noise.drop(weights["weight_hh"], self.weight_drop, self.generator)
         masks = ops.Noise()
@@ -342,6 +336,11 @@ class LSTM(nn.Module):
         begin = start if self.learned_state else None
         return ops.Direction(state, ops.Weights(**weights), bool(reverse), begin, masks)
 
+    def _shapes(self, x: Tensor) -> dict[str, tuple[int, ...]]:
+        """The shape of each state."""
+        count = self.num_layers * self._directions
+        return {name: (count, x.shape[1], size) for name, size in self._widths.items()}
+
     def _starts(self, x: Tensor) -> list[State]:
         """Return the state that each layer and direction starts from when none is given."""
         batch = x.shape[1]
@@ -349,8 +348,7 @@ class LSTM(nn.Module):
             zeros = tuple(x.new_zeros(batch, size) for size in self._widths.values())
             return [zeros] * (self.num_layers * self._directions)
         return [
-            tuple(getattr(self, kind + suffix).expand(batch, -1) for kind in self._start_kinds)
-            for suffix in self._suffixes
+            tuple(getattr(self, kind + end).expand(batch, -1) for kind in self._start_kinds) for end in self._suffixes
         ]
 
     def _run_packed(
@@ -362,11 +360,14 @@ class LSTM(nn.Module):
         if input.data.dim() != 2:
             raise InputError(f"a PackedSequence must hold data [·, D], got {input.data.dim()} dimensions.")
         states.check_features(input.data, self.input_size, getattr(self, self._kinds[0] + "_l0"))
-        hx = states.parts(hx, self.variant.cell)
-        if hx is not None and input.sorted_indices is not None:
-            hx = tuple(part.index_select(1, input.sorted_indices) for part in hx)
+        check_flag("trace", trace)
         x, rows, valid = packed.unpack(input)
-        y, final, traces = self._run(x, hx, rows, None, trace)
+        hx = states.parts(hx, self.variant.cell)
+        if hx is not None:
+            states.check_shapes(hx, self._shapes(x))
+            if input.sorted_indices is not None:
+                hx = tuple(part.index_select(1, input.sorted_indices) for part in hx)
+        y, final, traces = self._run(x, hx, rows, None, trace, valid=valid)
         if input.unsorted_indices is not None:
             final = [part.index_select(1, input.unsorted_indices) for part in final]
         output = packed.pack(y, valid, input), self._state(*final)

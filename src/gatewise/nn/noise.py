@@ -17,8 +17,14 @@ def drop(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
 
 def kept(like: Tensor, shape: tuple[int, ...], p: float, generator: torch.Generator | None) -> Tensor:
     """Return a mask that is 0 with probability p and 1 / (1 − p) otherwise."""
-    mask = like.new_empty(shape).bernoulli_(1 - p, generator=generator)
+    mask = _drawn(like, shape, 1 - p, generator)
     return mask if p == 1 else mask / (1 - p)
+
+
+def _drawn(like: Tensor, shape: tuple[int, ...], p: float, generator: torch.Generator | None) -> Tensor:
+    """Return a mask that is 1 with probability p."""
+    # From a tensor of its own and not in place: else vmap can draw only the same mask for all, or only different ones.
+    return torch.bernoulli(torch.empty(shape, dtype=like.dtype, device=like.device), p, generator=generator)
 
 
 def draw(
@@ -47,7 +53,7 @@ def draw(
         if not p or name not in widths:
             parts.append(None)
         elif training:
-            parts.append(x.new_empty((steps, batch, widths[name])).bernoulli_(1 - p, generator=generator))
+            parts.append(_drawn(x, (steps, batch, widths[name]), 1 - p, generator))
         else:
             parts.append(x.new_full((1, 1, 1), 1 - p).expand(steps, batch, widths[name]))
     return Noise(mask, *parts)

@@ -15,6 +15,11 @@ from gatewise.spec import Variant
 Scheme = Literal["torch", "orthogonal", "chrono"]
 
 
+def suffix(layer: int, direction: int) -> str:
+    """Return what the names of a layer's parameters end in; direction 0 is forward, 1 backward."""
+    return f"_l{layer}_reverse" if direction else f"_l{layer}"
+
+
 @dataclass(frozen=True)
 class Init:
     """How the parameters of a layer start.
@@ -63,9 +68,9 @@ def reset(parameters: Mapping[str, Tensor], variant: Variant, hidden: int, init:
         parameters: the tensors by their kind, as ``Variant.shapes`` lists them; others start from zero.
         variant: the cell and its options.
         hidden: H.
-        init: how.
+        init: how. The bound is 1/√H, times the window's size under the root for a convolutional cell.
     """
-    bound = 1 / math.sqrt(hidden)
+    bound = 1 / math.sqrt(hidden * math.prod(variant.kernel or ()))
     for kind, parameter in parameters.items():
         if kind.startswith("weight_ln"):
             nn.init.ones_(parameter)
@@ -75,9 +80,11 @@ def reset(parameters: Mapping[str, Tensor], variant: Variant, hidden: int, init:
             nn.init.zeros_(parameter)
     if init.scheme == "orthogonal":
         for block in parameters["weight_hh"].split(hidden):
-            block.copy_(nn.init.orthogonal_(torch.empty_like(block, memory_format=torch.contiguous_format)))
+            # QR is defined for these two dtypes only.
+            kind = torch.float64 if block.dtype is torch.float64 else torch.float32
+            block.copy_(nn.init.orthogonal_(torch.empty(block.shape, dtype=kind, device=block.device)))
     if init.forget_bias is not None:
-        _set_bias(parameters, variant, hidden, "f", init.forget_bias)
+        _set_bias(parameters, variant, hidden, "f", float(init.forget_bias))
     if init.scheme == "chrono":
         # A gate that keeps the cell for τ steps has the bias log(τ − 1).
         like = parameters["bias_ih"][:hidden]

@@ -1,6 +1,7 @@
 """What users hand over beside the input: initial states and restarts, checked and laid out time-major."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,19 +10,30 @@ from gatewise.errors import InputError
 from gatewise.ops import ShapeError
 from gatewise.ops.checks import check_tensor
 from gatewise.reference import State
-from gatewise.spec import Cell
+from gatewise.spec import CELLS, Cell, state_type
+
+# So that torch.load reads a saved state without being asked to trust its class.
+torch.serialization.add_safe_globals([state_type(cell.states) for cell in CELLS.values()])
 
 
-def check_features(input: Tensor, width: int, weight: Tensor) -> None:
+def state_of(cell: Cell) -> type[tuple[Any, ...]]:
+    """Return the named tuple of a cell's states, which ``torch.load`` takes in its safe mode from now on."""
+    kind = state_type(cell.states)
+    torch.serialization.add_safe_globals([kind])
+    return kind
+
+
+def check_features(input: Tensor, width: int, weight: Tensor, dim: int = -1) -> None:
     """Refuse an input of another width or another dtype than the weights', in torch's words.
 
     Args:
-        input: [..., D].
+        input: the input.
         width: D.
         weight: a weight of the layer.
+        dim: the dimension of the input that D is the size of.
     """
-    if input.shape[-1] != width:
-        raise ShapeError(f"input.size(-1) must be equal to input_size. Expected {width}, got {input.shape[-1]}.")
+    if input.shape[dim] != width:
+        raise ShapeError(f"input.size({dim}) must be equal to input_size. Expected {width}, got {input.shape[dim]}.")
     if input.dtype is not weight.dtype and not torch._C._is_any_autocast_enabled():
         raise InputError(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
@@ -37,7 +49,7 @@ def parts(hx: object, cell: Cell) -> State | None:
         cell: the cell.
 
     Raises:
-        InputError: there are not as many parts as the cell has states.
+        ShapeError: there are not as many parts as the cell has states.
         TypeError: a part is not a tensor.
     """
     if hx is None:
@@ -47,7 +59,7 @@ def parts(hx: object, cell: Cell) -> State | None:
     if not isinstance(hx, tuple | list) or len(hx) != len(cell.states):
         what = f"{len(hx)} parts" if isinstance(hx, tuple | list) else type(hx).__name__
         wanted = ", ".join(f"{name}_0" for name in cell.states)
-        raise InputError(f"hx must be ({wanted}), the state of the cell {cell.name!r}, got {what}.")
+        raise ShapeError(f"hx must be ({wanted}), the state of the cell {cell.name!r}, got {what}.")
     for name, part in zip(cell.states, hx, strict=True):
         check_tensor(f"{name}_0", part)
     return tuple(hx)
@@ -70,10 +82,15 @@ def split(hx: State, shapes: Mapping[str, Sequence[int]]) -> list[State]:
         hx: the parts, layers and directions first.
         shapes: the shape that each of them must have, by the state's name.
     """
+    check_shapes(hx, shapes)
+    return list(zip(*(part.unbind() for part in hx), strict=True))
+
+
+def check_shapes(hx: State, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a state of which a part has another shape than this, by the state's name."""
     for (name, shape), part in zip(shapes.items(), hx, strict=True):
         if part.shape != tuple(shape):
             raise ShapeError(f"{name}_0 must have shape {list(shape)}, got {list(part.shape)}.")
-    return list(zip(*(part.unbind() for part in hx), strict=True))
 
 
 def time_major(reset: Tensor, shape: Sequence[int], batch_first: bool) -> Tensor:

@@ -72,20 +72,22 @@ def _check_state(state: State, sizes: Sequence[tuple[int, ...]], call: Call, cas
         _check(f"{name}_0", part, shape, call.x, casts)
 
 
-def checked_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor | None:
+def checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     """Return the lengths of the rows as int64 on x's device.
 
     Args:
-        lengths: [B] whole numbers, or None.
+        lengths: [B] whole numbers.
         x: the inputs [T, B, …].
 
     Raises:
         InputError: one is negative or longer than T, or they are no whole numbers.
         ShapeError: there are not B of them.
     """
-    if lengths is None:
-        return None
-    if not isinstance(lengths, Tensor):
+    if isinstance(lengths, Tensor):
+        check_tensor("lengths", lengths)
+        if lengths.is_meta and not x.is_meta:
+            raise ShapeError(f"lengths is on meta, where it has no values, but x is on {x.device}.")
+    else:
         try:
             lengths = torch.as_tensor(lengths)
         except (TypeError, ValueError, RuntimeError) as error:

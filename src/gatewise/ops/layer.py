@@ -65,8 +65,8 @@ def layer(
         >>> result.y.shape, bool((result.y[1, 1] == result.states[0][0][1]).all())
         (torch.Size([5, 2, 4]), True)
     """
-    call = _checked(Call(x, directions, variant, None, reset, trace), lengths, out)
-    if not _casts(call):
+    call, casts = _checked(Call(x, directions, variant, None, reset, trace), lengths, out)
+    if not casts:
         return _run(call, backend, out)
     kind = torch.get_autocast_dtype(x.device.type)
     with torch.autocast(x.device.type, enabled=False):
@@ -126,16 +126,18 @@ def explain(
     backend: str = "auto",
 ) -> Choice:
     """Tell which backend ``layer`` would use for this call, and why; raises what ``layer`` would raise."""
-    call = _checked(Call(x, directions, variant, None, reset, trace), lengths, None)
+    call, _ = _checked(Call(x, directions, variant, None, reset, trace), lengths, None)
     return choose(backend, x, obstacles(call))
 
 
-def _checked(call: Call, lengths: Tensor | Sequence[int] | None, out: Tensor | None) -> Call:
-    """Return a call with its lengths, of which everything is as the backends expect it."""
+def _checked(call: Call, lengths: Tensor | Sequence[int] | None, out: Tensor | None) -> tuple[Call, bool]:
+    """Return a call with its lengths, all as the backends expect it, and whether autocast converts it."""
     check_tensor("x", call.x)
-    call = call._replace(lengths=checked_lengths(lengths, call.x))
-    check_call(call, out, casts=_casts(call))
-    return call
+    if lengths is not None:
+        call = call._replace(lengths=checked_lengths(lengths, call.x))
+    casts = _casts(call)
+    check_call(call, out, casts=casts)
+    return call, casts
 
 
 def _run(call: Call, backend: str, out: Tensor | None) -> Result:
@@ -149,6 +151,8 @@ def _run(call: Call, backend: str, out: Tensor | None) -> Result:
 def _casts(call: Call) -> bool:
     """Whether autocast is on, for tensors that it would touch."""
     device = call.x.device.type
+    if not torch._C._is_any_autocast_enabled():
+        return False
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return False
     return all(tensor.dtype in _CASTABLE for tensor in tensors(call))

@@ -24,6 +24,7 @@ OBSTACLES: Mapping[str, str] = MappingProxyType(
         "cell": "the cell or one of its options is not one it computes",
         "projection": "the outputs are projected",
         "lengths": "rows have lengths of their own",
+        "lengths unknown": "the rows' lengths are on meta or fakes, and have no values",
         "reset": "rows restart inside the sequence",
         "noise": "dropout or zoneout masks are given",
         "trace": "all gates and states are asked for",
@@ -76,7 +77,9 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                 "torch",
                 dtypes=_FLOATS,
                 devices=None,
-                stopped_by=frozenset({"cell", "reset", "noise", "trace", "transform", "dual", "no steps", "out"}),
+                stopped_by=frozenset(
+                    {"cell", "lengths unknown", "reset", "noise", "trace", "transform", "dual", "no steps", "out"}
+                ),
             ),
             Backend("reference", dtypes=_FLOATS, devices=None, stopped_by=frozenset({"out"})),
         )
@@ -99,6 +102,7 @@ def obstacles(call: Call, *, out: bool = False) -> set[str]:
         "cell": not call.variant.vanilla or bool(call.variant.nonrecurrent_proj_size),
         "projection": bool(call.variant.proj_size),
         "lengths": call.lengths is not None,
+        "lengths unknown": call.lengths is not None and not readable(call.lengths),
         "reset": call.reset is not None,
         "noise": any(part is not None for direction in call.directions for part in direction.noise),
         "trace": call.trace,
@@ -146,7 +150,7 @@ def choose(backend: str, x: Tensor, found: set[str]) -> Choice:
 
 def check_backend(backend: str) -> None:
     """Refuse a name that is no backend."""
-    if backend != "auto" and backend not in BACKENDS:
+    if backend != "auto" and not (isinstance(backend, str) and backend in BACKENDS):
         raise InputError(f"backend must be one of {', '.join(('auto', *BACKENDS))}, got {backend!r}.")
 
 

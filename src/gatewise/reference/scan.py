@@ -118,7 +118,7 @@ def traced_names(variant: Variant) -> tuple[str, ...]:
 def _restarts(reset: Tensor, alive: Tensor | None, reverse: bool) -> Tensor:
     """Where a row restarts before a step, in the direction of the run."""
     if not reverse:
-        return reset
+        return reset if alive is None else reset & alive
     # A piece ends before the next reset; the row's own end is no restart, the initial state enters there.
     later = torch.cat([reset[1:], torch.zeros_like(reset[:1])])
     return later if alive is None else later & torch.cat([alive[1:], torch.zeros_like(alive[:1])])

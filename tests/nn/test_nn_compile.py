@@ -14,7 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from gatewise import LSTM
 
 Values = list[Tensor]
-SIZES = [(5, 4), (7, 6), (11, 9)]
+# At the first call no two dimensions are alike: the compiler would take them for one, and compile again when they part.
+SIZES = [(11, 7), (5, 6)]
 
 
 @pytest.fixture(autouse=True)
@@ -76,35 +77,38 @@ OPTIONS = [
     ("lstm", {"num_layers": 3, "dropout": 0.4, "residual": True}),
     ("lstm", {"bias": False, "proj_size": 2, "nonrecurrent_proj_size": 1, "batch_first": True}),
     ("rnn", {"zoneout": 0.4, "weight_drop": 0.4}),
-    ("slstm", {"recurrent_dropout": 0.4, **BOTH}),
+    ("slstm", {"recurrent_dropout": 0.4}),
     ("cifg", {"layer_norm": True, "clip": 0.5, "backend": "reference"}),
 ]
 
 
 @pytest.mark.parametrize(("cell", "options"), OPTIONS, ids=str)
-@pytest.mark.parametrize("with_state", [False, True])
-def test_options(cell: str, options: dict[str, Any], with_state: bool):
-    assert_compiles(build(cell, **options), with_state=with_state)
+def test_options(cell: str, options: dict[str, Any]):
+    assert_compiles(build(cell, **options))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "slstm"])
-def test_lengths_resets_and_traces(cell: str):
-    assert_compiles(build(cell, **BOTH), with_keywords=True)
+@pytest.mark.parametrize("with_state", [False, True])
+def test_lengths_resets_and_traces(cell: str, with_state: bool):
+    assert_compiles(build(cell, bidirectional=True), with_state=with_state, with_keywords=True)
 
 
 def test_a_learned_state():
-    layer = build("peephole", learned_state=True, layer_norm=True, zoneout=0.3, **BOTH).eval()
+    layer = build("peephole", learned_state=True, layer_norm=True, zoneout=0.3, bidirectional=True).eval()
     assert_compiles(layer, with_state=False, with_keywords=True)
 
 
+# Said inside torch when its own compiler is first loaded.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("cell", ["lstm", "peephole"])
 def test_inductor(cell: str):
-    assert_compiles(build(cell, **BOTH), with_keywords=cell == "peephole", backend="inductor")
+    options = BOTH if cell == "lstm" else {"bidirectional": True}
+    assert_compiles(build(cell, **options), with_keywords=cell == "peephole", backend="inductor")
 
 
 @pytest.mark.parametrize(("T", "B"), [(1, 1), (1, 3), (3, 1)])
 def test_sizes_that_compilers_treat_alone(T: int, B: int):
-    layer = build("peephole", **BOTH)
+    layer = build("peephole")
     compiled = Compiled(layer)
     for size in [(4, 2), (T, B)]:
         given = draw(layer, *size)
@@ -127,8 +131,7 @@ def test_lengths_as_list_or_tensor(given: bool):
     assert_close(results(Compiled(layer).call, layer, x, lengths=lengths), expected)
 
 
-@pytest.mark.parametrize("options", [{}, BOTH], ids=str)
-@pytest.mark.parametrize("cell", ["lstm", "peephole", "slstm"])
+@pytest.mark.parametrize(("cell", "options"), [("lstm", BOTH), ("peephole", {}), ("slstm", {})], ids=str)
 def test_graph_and_memory_do_not_grow_with_time(cell: str, options: dict[str, Any]):
     nodes, counts, sizes = [], [], []
     layer = build(cell, **options)
@@ -151,10 +154,9 @@ def test_graph_and_memory_do_not_grow_with_time(cell: str, options: dict[str, An
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("cell", ["lstm", "fgr"])
+@pytest.mark.parametrize(("cell", "dtype"), [("lstm", torch.float32), ("fgr", torch.float64)])
 def test_without_gradients(cell: str, dtype: torch.dtype, mode: Any):
-    layer = build(cell, dtype, **BOTH)
+    layer = build(cell, dtype, bidirectional=True)
     compiled = Compiled(layer)
     with mode():
         for T, B in SIZES:
@@ -174,7 +176,7 @@ def test_training_sees_fresh_weights_without_compiling_again():
         optimizer = torch.optim.Adam(module.parameters(), lr=0.05)
         losses.append([])
         for step in range(6):
-            x = draw(layer, 3 + step, 2 + step % 3)[0]
+            x = draw(layer, 5 + step, 11 + step % 3)[0]
             loss = call(x)[0].square().mean()
             optimizer.zero_grad()
             loss.backward()

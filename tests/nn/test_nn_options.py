@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from gatewise import LSTM, LSTMCell
 from gatewise.errors import InputError
@@ -190,6 +191,23 @@ def test_reset_parameters_draws_anew_as_the_options_say(init: Any):
     again.reset_parameters()
     for (name, value), (_, other) in zip(again.named_parameters(), layer.named_parameters(), strict=True):
         assert torch.equal(value, other), name
+
+
+@pytest.mark.parametrize("name", ["weight_hh_l0", "bias_ih_l0"])
+def test_reset_parameters_draws_what_is_parametrized_anew(name: str):
+    class Doubled(nn.Module):
+        def forward(self, half: Tensor) -> Tensor:
+            return 2 * half
+
+        def right_inverse(self, whole: Tensor) -> Tensor:
+            return whole / 2
+
+    layer = seeded(forget_bias=3.0)
+    plain = seeded(1, forget_bias=3.0)
+    parametrize.register_parametrization(layer, name, Doubled())
+    torch.manual_seed(1)
+    layer.reset_parameters()
+    assert torch.equal(getattr(layer, name), getattr(plain, name))
 
 
 @pytest.mark.parametrize("cell", [name for name, cell in CELLS.items() if "layer_norm" in cell.options])

@@ -9,11 +9,11 @@ from gatewise import ops
 from gatewise.errors import InputError
 from gatewise.nn import states
 from gatewise.nn.arguments import check_size, differing
-from gatewise.nn.parameters import Init, Scheme, reset
+from gatewise.nn.parameters import Init, Scheme, redraw
 from gatewise.ops.checks import ShapeError, check_tensor
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
-from gatewise.spec import check_flag, state_type, variant
+from gatewise.spec import check_flag, variant
 
 
 @final
@@ -88,7 +88,7 @@ class LSTMCell(nn.Module):
         self.hidden_size = hidden_size
         self.bias = bias
         self.backend = backend
-        self._state = state_type(self.variant.cell.states)
+        self._state = states.state_of(self.variant.cell)
         shapes = self.variant.shapes(input_size, hidden_size)
         self._kinds = tuple(shapes)
         for kind, shape in shapes.items():
@@ -97,7 +97,7 @@ class LSTMCell(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as ``init`` and ``forget_bias`` say."""
-        reset({kind: getattr(self, kind) for kind in self._kinds}, self.variant, self.hidden_size, self.init)
+        redraw(self, [{kind: kind for kind in self._kinds}], self.variant, self.hidden_size, self.init)
 
     def forward(self, input: Tensor, hx: State | Tensor | None = None) -> Any:
         """Compute one step.
@@ -138,6 +138,7 @@ class LSTMCell(nn.Module):
             "layer_norm": (own.layer_norm, False),
             "forget_bias": (self.init.forget_bias, None),
             "init": (self.init.scheme, "torch"),
+            "max_lag": (self.init.max_lag, Init.max_lag),
             "backend": (self.backend, "auto"),
         }
         return f"{self.input_size}, {self.hidden_size}" + differing(shown)

@@ -15,10 +15,10 @@ from gatewise.errors import InputError
 from gatewise.nn import states
 from gatewise.nn.arguments import check_size, differing
 from gatewise.nn.layout import Lengths, Trace, laid_out
-from gatewise.nn.parameters import Init, reset, suffix
+from gatewise.nn.parameters import Init, redraw, suffix
 from gatewise.ops.checks import ShapeError, check_tensor
 from gatewise.reference import State
-from gatewise.spec import check_flag, state_type, variant
+from gatewise.spec import check_flag, variant
 
 
 @final
@@ -123,7 +123,7 @@ class ConvLSTM(nn.Module):
         self.bias = bias
         self.batch_first = batch_first
         self.bidirectional = bidirectional
-        self._state = state_type(self.variant.cell.states)
+        self._state = states.state_of(self.variant.cell)
         self._kinds: tuple[str, ...] = ()
         for layer in range(num_layers):
             shapes = self.variant.shapes(self._directions * hidden_size if layer else input_size, hidden_size)
@@ -136,14 +136,13 @@ class ConvLSTM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as the class and ``forget_bias`` say."""
-        for weights in self.all_weights:
-            reset(dict(zip(self._kinds, weights, strict=True)), self.variant, self.hidden_size, self.init)
+        names = [{kind: kind + end for kind in self._kinds} for end in self._suffixes]
+        redraw(self, names, self.variant, self.hidden_size, self.init)
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """The weights of each layer and direction, in the order of the states' first dimension."""
-        ends = [suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
-        return [[getattr(self, kind + end) for kind in self._kinds] for end in ends]
+        return [[getattr(self, kind + end) for kind in self._kinds] for end in self._suffixes]
 
     def forward(
         self,
@@ -205,6 +204,10 @@ class ConvLSTM(nn.Module):
     @property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
+
+    @property
+    def _suffixes(self) -> list[str]:
+        return [suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
 
     def _run(
         self,

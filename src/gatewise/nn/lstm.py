@@ -16,8 +16,8 @@ from gatewise.errors import InputError
 from gatewise.nn import noise, packed, states
 from gatewise.nn.arguments import check_generator, check_projection, check_size, differing, probability, zoneout_pair
 from gatewise.nn.layout import Lengths, Trace, laid_out
-from gatewise.nn.parameters import Init, Scheme, reset, suffix
-from gatewise.ops.checks import check_tensor
+from gatewise.nn.parameters import Init, Scheme, redraw, suffix
+from gatewise.ops.checks import ShapeError, check_tensor
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
 from gatewise.spec import check_flag, check_option, variant
@@ -183,9 +183,8 @@ class LSTM(nn.Module):
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as ``init`` and ``forget_bias`` say."""
         kinds = (*self._kinds, *self._start_kinds)
-        for end in self._suffixes:
-            parameters = {kind: getattr(self, kind + end) for kind in kinds}
-            reset(parameters, self.variant, self.hidden_size, self.init)
+        names = [{kind: kind + end for kind in kinds} for end in self._suffixes]
+        redraw(self, names, self.variant, self.hidden_size, self.init)
 
     def flatten_parameters(self) -> None:
         """Do nothing; here because code written for torch.nn.LSTM calls it."""
@@ -260,6 +259,7 @@ class LSTM(nn.Module):
             "weight_drop": (self.weight_drop, 0.0),
             "forget_bias": (self.init.forget_bias, None),
             "init": (self.init.scheme, "torch"),
+            "max_lag": (self.init.max_lag, Init.max_lag),
             "learned_state": (self.learned_state, False),
             "backend": (self.backend, "auto"),
         }
@@ -358,7 +358,7 @@ class LSTM(nn.Module):
             if value is not None:
                 raise InputError(f"{name} cannot go with a PackedSequence; pass a padded tensor.")
         if input.data.dim() != 2:
-            raise InputError(f"a PackedSequence must hold data [·, D], got {input.data.dim()} dimensions.")
+            raise ShapeError(f"a PackedSequence must hold data [·, D], got {input.data.dim()} dimensions.")
         states.check_features(input.data, self.input_size, getattr(self, self._kinds[0] + "_l0"))
         check_flag("trace", trace)
         x, rows, valid = packed.unpack(input)

@@ -1,12 +1,13 @@
 """What the parameters of a layer start as."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from gatewise.errors import InputError
 from gatewise.nn.arguments import check_number
@@ -61,6 +62,26 @@ class Init:
 
 
 @torch.no_grad()
+def redraw(module: nn.Module, names: Sequence[Mapping[str, str]], variant: Variant, hidden: int, init: Init) -> None:
+    """Draw all parameters of a module anew.
+
+    Args:
+        module: the module. What it has parametrized is assigned, through the parametrization's inverse.
+        names: for each layer and direction the names of its parameters by their kind.
+        variant: the cell and its options.
+        hidden: H.
+        init: how.
+    """
+    for layer in names:
+        drawn = {kind: torch.empty_like(getattr(module, name)) for kind, name in layer.items()}
+        reset(drawn, variant, hidden, init)
+        for kind, name in layer.items():
+            if is_parametrized(module, name):
+                setattr(module, name, drawn[kind])
+            else:
+                getattr(module, name).copy_(drawn[kind])
+
+
 def reset(parameters: Mapping[str, Tensor], variant: Variant, hidden: int, init: Init) -> None:
     """Draw the parameters of one layer and direction.
 

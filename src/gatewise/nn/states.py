@@ -12,15 +12,16 @@ from gatewise.ops.checks import check_tensor
 from gatewise.reference import State
 from gatewise.spec import CELLS, Cell, state_type
 
-# So that torch.load reads a saved state without being asked to trust its class.
-torch.serialization.add_safe_globals([state_type(cell.states) for cell in CELLS.values()])
-
 
 def state_of(cell: Cell) -> type[tuple[Any, ...]]:
     """Return the named tuple of a cell's states, which ``torch.load`` takes in its safe mode from now on."""
     kind = state_type(cell.states)
     torch.serialization.add_safe_globals([kind])
     return kind
+
+
+for _cell in CELLS.values():
+    state_of(_cell)
 
 
 def check_features(input: Tensor, width: int, weight: Tensor, dim: int = -1) -> None:

@@ -11,7 +11,10 @@ from gatewise.reference import State, Weights
 
 
 class ShapeError(InputError, RuntimeError):
-    """A wrong shape or device: torch.nn.LSTM raises RuntimeError for these, so this error is one as well."""
+    """A tensor of a wrong shape, layout, dtype or device.
+
+    torch raises RuntimeError for these, so this error is one as well.
+    """
 
 
 def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
@@ -158,7 +161,7 @@ def check_tensor(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}.")
     if tensor.layout is not torch.strided or tensor.is_nested:
-        raise InputError(f"{name} must be a dense tensor; sparse and nested layouts are not supported.")
+        raise ShapeError(f"{name} must be a dense tensor; sparse and nested layouts are not supported.")
 
 
 def _check(name: str, tensor: object, shape: Sequence[int], x: Tensor, casts: bool) -> None:
@@ -167,7 +170,7 @@ def _check(name: str, tensor: object, shape: Sequence[int], x: Tensor, casts: bo
     if tensor.shape != tuple(shape):
         raise ShapeError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}.")
     if tensor.dtype is not x.dtype and not casts:
-        raise InputError(f"{name} has dtype {tensor.dtype} but x has {x.dtype}; convert one of them with .to().")
+        raise ShapeError(f"{name} has dtype {tensor.dtype} but x has {x.dtype}; convert one of them with .to().")
     if not (tensor.is_cpu and x.is_cpu) and tensor.device != x.device:
         raise ShapeError(f"{name} is on {tensor.device} but x is on {x.device}.")
 

@@ -33,7 +33,7 @@ def _reference(call: Call, out: Tensor | None) -> Result:
         )
         for direction in call.directions
     ]
-    y = torch.cat([run.y for run in runs], dim=2)
+    y = runs[0].y if len(runs) == 1 else torch.cat([run.y for run in runs], dim=2)
     return Result(y if out is None else out.copy_(y), [run.state for run in runs], [run.trace for run in runs])
 
 

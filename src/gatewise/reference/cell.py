@@ -81,28 +81,28 @@ def step(
     old = dict(zip(variant.cell.states, state, strict=True))
     pre = _pre_activations(x, old, weights, variant, mask)
     gates, new = _UPDATE[variant.cell.update](pre, old, weights, variant)
-    outputs = [new["h"]]
+    m = y = new["h"]
     if weights.weight_hr is not None:
-        m = new["h"]
-        new["h"] = linear(m, weights.weight_hr)
-        outputs = [new["h"]] if weights.weight_hp is None else [new["h"], linear(m, weights.weight_hp)]
+        new["h"] = y = linear(m, weights.weight_hr)
+    if weights.weight_hp is not None:
+        y = torch.cat([y, linear(m, weights.weight_hp)], 1)
     new |= {name: gates[name] for name in variant.cell.sees}
-    return torch.cat(outputs, 1), tuple(new[name] for name in variant.cell.states), gates
+    return y, tuple(new[name] for name in variant.cell.states), gates
 
 
 def _pre_activations(x: Tensor, old: Values, weights: Weights, variant: Variant, mask: Tensor | None) -> Pre:
     h = old["h"] if mask is None else old["h"] * mask
     v = _products(x, h, weights, variant)
-    cell, hidden = variant.cell, v.shape[1] // len(variant.cell.learned)
-    # Split, not sliced: the gradient of a slice is a whole tensor, mostly zeros.
-    parts = dict(zip(cell.gate_names, v.split(hidden, 1), strict=True))
+    cell = variant.cell
+    # Cut up at once, not sliced: the gradient of a slice is a whole tensor, mostly zeros.
+    parts = dict(zip(cell.gate_names, v.chunk(len(cell.learned), 1), strict=True))
     seen: Values = {}
     if weights.weight_gates is not None:
         sums = linear(torch.cat([old[name] for name in cell.sees], 1), weights.weight_gates)
-        seen = dict(zip(cell.sees, sums.split(hidden, 1), strict=True))
+        seen = dict(zip(cell.sees, sums.chunk(len(cell.sees), 1), strict=True))
     peephole: Values = {}
     if weights.weight_peephole is not None:
-        peephole = dict(zip(variant.peeping, weights.weight_peephole.split(hidden), strict=True))
+        peephole = dict(zip(variant.peeping, weights.weight_peephole.chunk(len(variant.peeping)), strict=True))
 
     def pre(gate: str, c: Tensor | None) -> Tensor:
         value = parts[gate]

@@ -79,6 +79,7 @@ def scan(
         y, new, gates = step(inputs[t], state, weights, variant, noise.recurrent)
         if noise.h is not None or noise.c is not None:
             new = _zoned(state, new, {"h": noise.h, "c": noise.c}, t, variant)
+            # The second projection, if there is one, is not zoned out.
             y = torch.cat([new[0], y[:, new[0].shape[1] :]], 1)
         state = new if alive is None else tuple(_pick(alive[t], a, b) for a, b in zip(new, state, strict=True))
         named = dict(zip(variant.cell.states, new, strict=True))

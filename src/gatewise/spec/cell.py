@@ -1,7 +1,7 @@
 """What a row of the cell table holds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -75,6 +75,9 @@ class Cell:
         peephole: whether the gates peep unless the user says otherwise.
         sees: gates of the step before that each of these gates sees as well, through weights of their own.
         options: the options that are defined for the cell.
+        learned: the gates that have weights, in the order of their rows.
+        gate_names: their names.
+        states: what is carried from step to step; the first one, h, is the output.
 
     Raises:
         InputError: the row contradicts itself.
@@ -89,9 +92,17 @@ class Cell:
     peephole: bool = False
     sees: tuple[str, ...] = ()
     options: frozenset[Option] = EVERY_OPTION
+    # What follows from the row is computed once: the time loop of the reference asks for it at every step.
+    learned: tuple[Gate, ...] = field(init=False, repr=False, compare=False)
+    gate_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    states: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         self._check_words()
+        learned = tuple(gate for gate in self.gates if gate.kind == "learned")
+        object.__setattr__(self, "learned", learned)
+        object.__setattr__(self, "gate_names", tuple(gate.name for gate in learned))
+        object.__setattr__(self, "states", (*STATES[self.update], *self.sees))
         names = [gate.name for gate in self.gates]
         if sorted(names) != sorted(GATES[self.update]):
             raise InputError(f"a cell with the update {self.update!r} has the gates {', '.join(GATES[self.update])}.")
@@ -133,21 +144,6 @@ class Cell:
             raise InputError("a cell with the update 'recurrent' has the output_squash 'identity' and sees no gates.")
         if self.update == "exponential" and (self.gate("i").squash, self.gate("f").squash) != ("exp", "sigmoid"):
             raise InputError("a cell with the update 'exponential' has the squash 'exp' for i and 'sigmoid' for f.")
-
-    @property
-    def learned(self) -> tuple[Gate, ...]:
-        """The gates that have weights, in the order of their rows."""
-        return tuple(gate for gate in self.gates if gate.kind == "learned")
-
-    @property
-    def gate_names(self) -> tuple[str, ...]:
-        """The names of the learned gates, in the order of their rows."""
-        return tuple(gate.name for gate in self.learned)
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """What is carried from step to step; the first one, h, is the output."""
-        return (*STATES[self.update], *self.sees)
 
     def gate(self, name: str) -> Gate:
         """Return a gate by its name."""

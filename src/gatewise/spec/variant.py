@@ -29,6 +29,7 @@ class Variant:
         bias: whether there are biases.
         kernel: height and width of the window, where products are 2-D convolutions (Shi et al. 2015); else None.
         image: height and width of the images, which peepholes of a convolutional cell are tied to; else None.
+        peeping: the gates that peep, in the order of their rows.
         text: all of these as one line of JSON, which ``parse_variant`` reads.
     """
 
@@ -41,16 +42,14 @@ class Variant:
     bias: bool = True
     kernel: tuple[int, int] | None = None
     image: tuple[int, int] | None = None
+    peeping: tuple[str, ...] = field(init=False, repr=False, compare=False)
     text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
+        peeping = tuple(gate.name for gate in self.cell.learned if gate.peeps) if self.peephole else ()
+        object.__setattr__(self, "peeping", peeping)
         object.__setattr__(self, "text", json.dumps(values | {"cell": self.cell.name}, sort_keys=True))
-
-    @property
-    def peeping(self) -> tuple[str, ...]:
-        """The gates that peep, in the order of their rows."""
-        return tuple(gate.name for gate in self.cell.learned if gate.peeps) if self.peephole else ()
 
     @property
     def vanilla(self) -> bool:

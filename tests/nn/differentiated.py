@@ -71,6 +71,20 @@ class Function:
         return tuple(t.detach().clone().requires_grad_() for t in (*draw(self.layer, T, B), *self.parameters))
 
 
+class Flat:
+    """A function as one of a single vector, with a single vector as result: one random projection tests it all."""
+
+    def __init__(self, function: Function, T: int, B: int) -> None:
+        self.function = function
+        self.shapes = [tensor.shape for tensor in function.point(T, B)]
+        self.point = torch.cat([tensor.detach().flatten() for tensor in function.point(T, B)]).requires_grad_()
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        parts = vector.split([shape.numel() for shape in self.shapes])
+        given = (part.reshape(shape) for part, shape in zip(parts, self.shapes, strict=True))
+        return torch.cat([value.flatten() for value in self.function(*given)])
+
+
 def leaves(result: Any) -> tuple[Tensor, ...]:
     return tuple(pytree.tree_leaves(result))
 

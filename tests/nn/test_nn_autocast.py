@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from differentiated import BOTH, CELLS, assert_close, build, draw, gradients, leaves
+from differentiated import CELLS, assert_close, build, draw, gradients, leaves
 from torch import Tensor
 
 from gatewise import LSTM
@@ -19,7 +19,7 @@ KEYWORDS = {
 
 def run(layer: LSTM, call: Any = None, **keywords: Any) -> tuple[Tensor, ...]:
     x, *hx = draw(layer, 4, 3)
-    return leaves((call or layer)(x, tuple(hx), **keywords))
+    return leaves((layer if call is None else call)(x, tuple(hx), **keywords))
 
 
 @low
@@ -82,12 +82,11 @@ def test_float64_is_untouched(cell: str, compiled: bool, dtype: torch.dtype):
     assert_close([*found, *of_layer], [*expected, *gradients(expected, layer.parameters())])
 
 
-@low
-@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(("inside", "dtype"), [(False, torch.bfloat16), (True, torch.bfloat16), (False, torch.float16)])
 @pytest.mark.parametrize("cell", ["lstm", "peephole"])
 def test_inside_compiled_code_as_outside(cell: str, inside: bool, dtype: torch.dtype):
     torch._dynamo.reset()
-    layer = build(cell, torch.float32, **BOTH)
+    layer = build(cell, torch.float32, bidirectional=True)
 
     def call(*given: Any) -> Any:
         if not inside:

@@ -44,12 +44,12 @@ def transforms(layer: LSTM, functional: bool) -> dict[str, Callable[[Tensor], Te
     }
 
 
+# Each once with parameters that want a gradient, and once where nothing seems to.
 @pytest.mark.parametrize("name", ["grad", "vjp", "jvp", "jacrev", "vmap", "vmap of grad"])
-@pytest.mark.parametrize("functional", [False, True])
-@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize(("functional", "mode"), [(False, torch.enable_grad), (True, torch.no_grad)])
 def test_transforms_inside(name: str, functional: bool, mode: Any):
     layer = build("peephole")
-    x = draw(layer, 3)[0]
+    x = draw(layer, 2)[0]
     transform = transforms(layer, functional)[name]
     with mode():
         expected = transform(x)
@@ -98,8 +98,7 @@ def test_compiled_autograd(cell: str):
     assert_close(found, expected)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_second_derivatives_are_refused(backend: str):
+def test_second_derivatives_are_refused():
     layer = build("peephole")
     x = draw(layer)[0].requires_grad_()
 
@@ -109,14 +108,12 @@ def test_second_derivatives_are_refused(backend: str):
         (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         return torch.autograd.grad(slope.square().sum() + y.sum(), x)[0]
 
-    compiled = torch.compile(layer, fullgraph=True, backend=backend)
-    with pytest.raises(RuntimeError, match=r"double backward|twice"):
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match="double backward"):
         penalty(compiled)
     # Not compiled it is right.
-    (found,) = (
-        jacrev(lambda x: jacrev(lambda x: layer(x)[0].square().sum())(x).square().sum() + layer(x)[0].sum())(x),
-    )
-    assert_close([penalty(layer)], [found])
+    slope = jacrev(lambda x: layer(x)[0].square().sum())
+    assert_close([penalty(layer)], [jacrev(lambda x: slope(x).square().sum() + layer(x)[0].sum())(x)])
 
 
 def test_leaves_are_reached_through_the_module():

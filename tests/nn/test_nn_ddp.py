@@ -8,6 +8,7 @@ import pytest
 import torch
 from differentiated import BOTH, assert_close, build, draw
 from torch import Tensor, distributed, multiprocessing, nn
+from torch._C._distributed_c10d import FileStore
 from torch.nn.parallel import DistributedDataParallel
 
 from gatewise import LSTM
@@ -47,7 +48,7 @@ def whole(layer: LSTM) -> tuple[Tensor, Tensor]:
 def work(rank: int, folder: str) -> None:
     """Run as one of the processes: train on its own rows, and store what came of it."""
     torch.set_num_threads(1)
-    store = distributed.FileStore(f"{folder}/store", WORLD)
+    store = FileStore(f"{folder}/store", WORLD)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
     results = {}
     for name, (cell, options) in CASES.items():

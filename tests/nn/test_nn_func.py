@@ -104,7 +104,7 @@ def test_vmap_over_lengths_and_resets(cell: str, options: dict[str, Any]):
     expected = stacked([run(LENGTHS[k], RESET[k], *(d[k] for d in data)) for k in range(3)])
     assert_close(vmap(run)(LENGTHS, RESET, *data), expected)
     same_data = stacked([run(LENGTHS[k], RESET[k], *(d[0] for d in data)) for k in range(3)])
-    assert_close(vmap(lambda *masks: run(*masks, *(d[0] for d in data)))(LENGTHS, RESET), same_data)
+    assert_close(vmap(lambda lengths, reset: run(lengths, reset, *(d[0] for d in data)))(LENGTHS, RESET), same_data)
 
 
 @varied
@@ -154,7 +154,7 @@ def test_per_sample_gradients_of_a_learned_state():
 
 def test_per_sample_gradients_with_lengths():
     layer = build("peephole", **BOTH)
-    function, x, lengths = called(layer), draw(layer, 4, 3)[0], torch.tensor([[4], [1], [3]])
+    function, x, lengths = called(layer), draw(layer, 4, 3)[0], torch.tensor([[4], [2], [3]])
 
     def loss(parameters: dict[str, Tensor], x: Tensor, lengths: Tensor) -> Tensor:
         return weighed(function(parameters, x[:, None], lengths=lengths))
@@ -185,9 +185,10 @@ def slopes(function: Callable[..., tuple[Tensor, ...]], point: tuple[Tensor, ...
 def test_jvp(cell: str, options: dict[str, Any], keywords: dict[str, Any]):
     function = Function(build(cell, **options), **keywords)
     point = tuple(part.detach() for part in function.point())
-    values, found = jvp(function, point, tangents(point))
+    values, found, *_ = jvp(function, point, tangents(point))
     assert_close(values, function(*point))
-    assert all(bool(part.any()) for part in found)
+    # Only y: after a reset, an exponential gate and the normaliser are exactly 1 whatever the input.
+    assert bool(found[0].any())
     assert_close(found, slopes(function, point), tolerance=1e-7)
     jacobians = jacrev(function, argnums=tuple(range(len(point))))(*point)
     products = [
@@ -235,7 +236,7 @@ def test_vjp_and_both_jacobians_agree(cell: str, options: dict[str, Any]):
     reverse, forward = (transform(lambda x: layer(x)[0])(x) for transform in (jacrev, jacfwd))
     assert bool(reverse.any())
     assert_close([forward], [reverse])
-    y, pull = vjp(lambda x: layer(x)[0], x)
+    y, pull, *_ = vjp(lambda x: layer(x)[0], x)
     (v,) = tangents((y.detach(),))
     assert_close(pull(v), [torch.tensordot(v, reverse, y.dim())])
 
@@ -259,6 +260,7 @@ def test_hessian_equals_double_backward(cell: str):
 )
 def test_randomness_under_vmap_is_torchs_choice(options: dict[str, Any]):
     layer = build("lstm", **options)
+    torch.manual_seed(0)
     x = draw(layer)[0].expand(3, -1, -1, -1)
     for randomness, equal in (("same", True), ("different", False)):
         y = vmap(lambda x: layer(x)[0], randomness=randomness)(x)

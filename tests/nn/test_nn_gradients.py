@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from differentiated import BOTH, CELLS, Function, assert_close, build, draw, gradients, leaves
+from differentiated import BOTH, CELLS, Flat, Function, assert_close, build, draw, gradients, leaves
 from torch.autograd import gradcheck, gradgradcheck
 
 from gatewise import LSTM
@@ -62,23 +62,28 @@ KEYWORDS = {
 }
 
 
-def check(function: Function, *, fast: bool = True, T: int = 2, B: int = 2) -> None:
-    """Compare reverse, batched reverse, forward and second derivatives with finite differences."""
-    point = function.point(T, B)
-    tolerances = {"atol": 1e-7, "rtol": 1e-6}
-    assert gradcheck(function, point, **tolerances, fast_mode=fast, check_forward_ad=True, check_batched_grad=not fast)
-    assert gradgradcheck(function, point, **tolerances, fast_mode=True)
+TOLERANCES: dict[str, Any] = {"atol": 1e-7, "rtol": 1e-6}
+
+
+def check(function: Function, T: int = 3, B: int = 2) -> None:
+    """Compare reverse, forward and second derivatives with finite differences, along random directions."""
+    flat = Flat(function, T, B)
+    assert gradcheck(flat, flat.point, **TOLERANCES, fast_mode=True, check_forward_ad=True)
+    assert gradgradcheck(flat, flat.point, **TOLERANCES, fast_mode=True, check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_entry_of_every_cells_jacobian(cell: str):
-    check(Function(build(cell)), fast=False)
+    function = Function(build(cell))
+    point = function.point(2, 2)
+    assert gradcheck(function, point, **TOLERANCES, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(function, point, **TOLERANCES, fast_mode=True)
 
 
 @pytest.mark.parametrize(("cell", "options"), OPTIONS, ids=str)
 def test_every_option(cell: str, options: dict[str, Any]):
     layer = build(cell, **options).eval()
-    check(Function(layer))
+    check(Function(layer), T=2)
 
 
 @pytest.mark.parametrize(("cell", "options"), STACKS, ids=str)
@@ -117,8 +122,8 @@ def test_default_states(cell: str):
     def function(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return leaves(layer(x, reset=torch.tensor([[True, False], [False, True], [False, False]])))
 
-    assert gradcheck(function, x, atol=1e-7, rtol=1e-6, check_forward_ad=True)
-    assert gradgradcheck(function, x, atol=1e-7, rtol=1e-6)
+    assert gradcheck(function, x, **TOLERANCES, check_forward_ad=True)
+    assert gradgradcheck(function, x, **TOLERANCES)
 
 
 @pytest.mark.parametrize("cell", CELLS)

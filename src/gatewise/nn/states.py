@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple as register_namedtuple
 
 from gatewise.errors import InputError
 from gatewise.ops import ShapeError
@@ -14,13 +15,22 @@ from gatewise.spec import CELLS, Cell, state_type
 
 
 def state_of(cell: Cell) -> type[tuple[Any, ...]]:
-    """Return the named tuple of a cell's states, which ``torch.load`` takes in its safe mode from now on."""
+    """Return the named tuple of a cell's states.
+
+    From the first time on, ``torch.load`` takes it in its safe mode, and exported programs that return it can be saved.
+    """
     kind = state_type(cell.states)
-    torch.serialization.add_safe_globals([kind])
+    if kind not in _KNOWN:
+        _KNOWN.add(kind)
+        torch.serialization.add_safe_globals([kind])
+        register_namedtuple(kind, serialized_type_name=f"{kind.__module__}.{kind.__name__}")
     return kind
 
 
+_KNOWN: set[type] = set()
+
 for _cell in CELLS.values():
+    # Another process may load what it has not made.
     state_of(_cell)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from gatewise.errors import InputError
 from gatewise.ops.call import Call, tensors
@@ -110,12 +111,13 @@ def checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
 
 def readable(tensor: Tensor) -> bool:
     """Whether a tensor has values that can be looked at: not while tracing, under vmap, on meta or as a fake."""
-    return not (
-        torch.compiler.is_compiling()
-        or tensor.is_meta
-        or torch._C._functorch.is_batchedtensor(tensor)  # pyright: ignore[reportAttributeAccessIssue]
-        or type(tensor) not in {Tensor, torch.nn.Parameter}
-    )
+    if torch.compiler.is_compiling():
+        return False
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        if _functorch.is_batchedtensor(tensor):
+            return False
+        tensor = _functorch.get_unwrapped(tensor)
+    return not tensor.is_meta and type(tensor) in {Tensor, torch.nn.Parameter}
 
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

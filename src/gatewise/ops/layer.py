@@ -9,12 +9,15 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
+from gatewise.errors import InputError
 from gatewise.ops.call import Call, Direction, Result, tensors
 from gatewise.ops.checks import check_call, check_tensor, checked_lengths
-from gatewise.ops.serve import serve
-from gatewise.ops.support import Choice, check_backend, choose, obstacles
+from gatewise.ops.serve import reference, serve
+from gatewise.ops.support import OBSTACLES, Choice, check_backend, choose, obstacles
 from gatewise.ops.traced import traced
 from gatewise.reference import State, Weights
 from gatewise.spec import Variant
@@ -142,10 +145,21 @@ def _checked(call: Call, lengths: Tensor | Sequence[int] | None, out: Tensor | N
 
 def _run(call: Call, backend: str, out: Tensor | None) -> Result:
     check_backend(backend)
-    if torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():
+        return serve(call, backend, out)
+    if not _transformed():
         result = traced(call, backend)
         return result if out is None else result._replace(y=out.copy_(result.y))
-    return serve(call, backend, out)
+    # The transforms would not see into the operator; they follow the reference, step by step.
+    if backend not in {"auto", "reference"}:
+        raise InputError(f"backend {backend!r} cannot serve this call: {OBSTACLES['transform']}.")
+    return reference(call, out)
+
+
+@torch.compiler.assume_constant_result
+def _transformed() -> bool:
+    """Whether a transform of torch.func or forward mode is active; the compiler guards what this looks at."""
+    return _functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def _casts(call: Call) -> bool:

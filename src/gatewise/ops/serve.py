@@ -17,7 +17,8 @@ def serve(call: Call, backend: str, out: Tensor | None = None) -> Result:
     return _SERVE[choose(backend, call.x, found).backend](call, out)
 
 
-def _reference(call: Call, out: Tensor | None) -> Result:
+def reference(call: Call, out: Tensor | None) -> Result:
+    """Run a call on the reference, each direction by itself."""
     runs = [
         scan(
             call.x,
@@ -40,5 +41,5 @@ def _reference(call: Call, out: Tensor | None) -> Result:
 _SERVE: dict[str, Callable[[Call, Tensor | None], Result]] = {
     "native": native.forward,
     "torch": torch_lstm.run,
-    "reference": _reference,
+    "reference": reference,
 }

@@ -42,6 +42,8 @@ def _operator(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
     name = f"gatewise::{run.__name__}"
     torch.library.define(name, torch.library.infer_schema(run, mutates_args=()))
     torch.library.impl(name, "default", func=run)
+    # Differentiating is the matter of the Function below; without this, torch warns that nobody sees to it.
+    torch.library.impl(name, "Autograd", func=torch.library.fallthrough_kernel)
     return getattr(torch.ops.gatewise, run.__name__)
 
 
@@ -78,18 +80,28 @@ def layer_backward(
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     """Return the gradients of a layer's wanted inputs."""
-    leaves = [tensor.detach().requires_grad_(want) for tensor, want in zip(given, wanted, strict=True)]
-    with torch.enable_grad():
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*gradients, *given)):
+        raise NotImplementedError("a compiled layer cannot be differentiated twice; call the module itself for that.")
+    # Leaving inference mode also puts autograd back into the dispatcher, wherever this is called from: else no output
+    # would have a gradient, and zeros would be returned without a word.
+    with torch.inference_mode(False), torch.enable_grad():
+        copies = [_normal(tensor).detach() for tensor in given]
+        leaves = [tensor.requires_grad_(want) for tensor, want in zip(copies, wanted, strict=True)]
         call, backend = rebuild(described, leaves, lengths, reset)
         outputs = _flat(serve(call, backend))
-    inputs = [leaf for leaf in leaves if leaf.requires_grad]
-    # Some outputs depend on no leaf that wants a gradient: a state that comes back from an empty sequence.
-    pairs = [(out, gradient) for out, gradient in zip(outputs, gradients, strict=True) if out.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(leaf, memory_format=torch.contiguous_format) for leaf in inputs]
-    ys, grads = zip(*pairs, strict=True)
-    found = torch.autograd.grad(ys, inputs, grads, allow_unused=True, materialize_grads=True)
+        inputs = [leaf for leaf in leaves if leaf.requires_grad]
+        # Some outputs depend on no leaf that wants a gradient: a state that comes back from an empty sequence.
+        pairs = [(out, _normal(grad)) for out, grad in zip(outputs, gradients, strict=True) if out.requires_grad]
+        if not pairs:
+            return [torch.zeros_like(leaf, memory_format=torch.contiguous_format) for leaf in inputs]
+        ys, grads = zip(*pairs, strict=True)
+        found = torch.autograd.grad(ys, inputs, grads, allow_unused=True, materialize_grads=True)
     return [gradient.clone(memory_format=torch.contiguous_format) for gradient in found]
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """Return a tensor that autograd can work with, even in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 @torch.library.register_fake("gatewise::layer_backward")

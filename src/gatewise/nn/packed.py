@@ -46,7 +46,7 @@ def _check(packed: PackedSequence) -> None:
         return
     sizes = packed.batch_sizes.tolist()
     falling = all(later <= earlier for earlier, later in pairwise([*sizes, 0]))
-    if not (sizes and falling and sum(sizes) <= len(packed.data)):
+    if not (sizes and falling and sum(sizes) == len(packed.data)):
         rows = len(packed.data)
         raise ShapeError(f"the batch_sizes of a PackedSequence must fall and add up to its {rows} rows, got {sizes}.")
 

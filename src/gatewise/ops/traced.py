@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from gatewise.ops.call import Call, Result, describe, rebuild, tensors
+from gatewise.ops.checks import checked_lengths
 from gatewise.ops.serve import serve
 from gatewise.reference import over_time, traced_names
 
@@ -53,6 +54,9 @@ def layer_forward(
 ) -> list[Tensor]:
     """Run a layer: outputs, final states, traces."""
     call, backend = rebuild(described, given, lengths, reset)
+    if lengths is not None:
+        # They had no values while the graph was traced.
+        checked_lengths(lengths, call.x)
     # Results must be dense, as the tracer was told, and may not share memory with what came in or with each other.
     return [tensor.clone(memory_format=torch.contiguous_format) for tensor in _flat(serve(call, backend))]
 

@@ -110,7 +110,10 @@ def _pre_activations(x: Tensor, old: Values, weights: Weights, variant: Variant,
             value = value + seen[gate]
         if gate in peephole:
             value = value + peephole[gate] * _given(c)
-        return value if variant.clip is None else value.clamp(-variant.clip, variant.clip)
+        if variant.clip is None:
+            return value
+        bound = min(variant.clip, torch.finfo(value.dtype).max)
+        return value.clamp(-bound, bound)
 
     return pre
 

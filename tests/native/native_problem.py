@@ -44,7 +44,8 @@ class Problem:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Problem":
         h, c = self.state
-        weights = Weights(*(None if weight is None else change(weight) for weight in self.weights))
+        given = self.weights._asdict().items()
+        weights = self.weights._replace(**{name: change(weight) for name, weight in given if weight is not None})
         return Problem(change(self.x), (change(h), change(c)), weights, self.reverse)
 
     def rows(self, which: slice | list[int]) -> "Problem":

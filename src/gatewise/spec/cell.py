@@ -1,6 +1,5 @@
 """What a row of the cell table holds."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -119,8 +118,8 @@ class Cell:
             raise InputError(f"the cell {self.name!r} can see only its learned gates, and each once.")
 
     def _check_words(self) -> None:
-        if not re.fullmatch(r"[\w-]+", self.name):
-            raise InputError(f"the name of a cell must be letters, digits, - and _, got {self.name!r}.")
+        if not (isinstance(self.name, str) and self.name.strip() and self.name.isprintable()):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"the name of a cell must be printable text, got {self.name!r}.")
         words: list[tuple[str, str, tuple[str, ...]]] = [
             ("update", self.update, get_args(Update)),
             ("output_squash", self.output_squash, get_args(Squash)),

@@ -398,3 +398,18 @@ def test_any_call_works_or_says_what_is_wrong(called: tuple[LSTM, Any, dict[str,
     assert output.isfinite().all()
     assert all(part.shape[0] == layer.num_layers * (1 + layer.bidirectional) for part in state)
     assert bool(traces) == hints["trace"]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "peephole"])
+def test_lengths_out_of_range_are_refused_in_a_compiled_call(cell: str):
+    compiled = torch.compile(LSTM(2, 3, cell=cell), backend="aot_eager", fullgraph=True)
+    with pytest.raises(InputError, match=r"lengths\[0\] is 9"):
+        compiled(torch.randn(4, 2, 2), lengths=torch.tensor([9, 1]))
+
+
+def test_a_bound_that_a_dtype_cannot_hold_is_no_bound():
+    x = torch.randn(4, 2, 2)
+    layer = LSTM(2, 3, clip=1e300)
+    free = LSTM(2, 3, backend="reference")
+    free.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x)[0], free(x)[0])

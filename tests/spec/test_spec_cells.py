@@ -161,3 +161,9 @@ def test_a_gate_is_learned_and_blind_unless_it_says_otherwise():
 def test_spec_does_not_import_torch():
     code = "import sys, gatewise.spec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", 3])
+def test_a_name_that_is_no_printable_text_is_refused(name: object):
+    with pytest.raises(InputError, match="the name of a cell must be printable text"):
+        replace(LSTM, name=name)  # pyright: ignore[reportArgumentType]

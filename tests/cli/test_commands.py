@@ -83,7 +83,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "Expected one of {fit, predict, evaluate}"),
+        ("", "Expected one of {fit, predict, evaluate, cells}"),
         ("train t.csv", "Available subcommands: fit, predict, evaluate"),
         ("fit", "TABLE"),
         ("fit t.csv", "--horizon"),

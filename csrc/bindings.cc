@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -13,65 +14,168 @@
 
 #include "dispatch.h"
 #include "engine.h"
+#include "team.h"
 
 namespace nb = nanobind;
 
 namespace {
 
-using gatewise::Kernels;
+using namespace gatewise;
 using Address = std::uintptr_t;
+using Addresses = std::vector<Address>;
 
-using Isa = std::optional<std::string>;
-
-const Kernels& kernels_named(const Isa& isa) { return isa ? gatewise::kernels_for(*isa) : gatewise::default_kernels(); }
-
-template <class Pointer>
-Pointer at(Address address) {
-  return reinterpret_cast<Pointer>(address);
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
 }
 
-void lstm_forward(std::size_t steps, std::size_t rows, std::size_t inputs, std::size_t hidden, Address x,
-                  std::ptrdiff_t x_time, std::ptrdiff_t x_row, Address h0, Address c0, Address w_ih, Address w_hh,
-                  Address b_ih, Address b_hh, Address y, std::ptrdiff_t y_time, std::ptrdiff_t y_row, Address h_n,
-                  Address c_n, bool reverse, const std::string& order, const Isa& isa) {
-  if (order.size() != 4 || !std::is_permutation(order.begin(), order.end(), "ifgo"))
-    throw std::invalid_argument("order must name the gates i, f, g and o, got '" + order + "'.");
-  const Kernels& kernels = kernels_named(isa);
-  const gatewise::LstmWeights weights = {at<const float*>(w_ih), at<const float*>(w_hh), at<const float*>(b_ih),
-                                         at<const float*>(b_hh), order.c_str()};
-  const gatewise::LstmSequence sequence = {steps,
-                                           rows,
-                                           inputs,
-                                           hidden,
-                                           at<const float*>(x),
-                                           x_time,
-                                           x_row,
-                                           at<const float*>(h0),
-                                           at<const float*>(c0),
-                                           at<float*>(y),
-                                           y_time,
-                                           y_row,
-                                           at<float*>(h_n),
-                                           at<float*>(c_n),
-                                           reverse};
-  nb::gil_scoped_release release;
-  gatewise::lstm_forward(kernels, weights, sequence);
+template <class T, std::size_t kCount>
+void fill(T* (&to)[kCount], const Addresses& from) {
+  if (from.size() > kCount) throw std::invalid_argument("too many addresses.");
+  for (std::size_t i = 0; i < from.size(); ++i) to[i] = at<T>(from[i]);
 }
 
-void math(const std::string& name, Address from, Address to, std::size_t count, const Isa& isa) {
-  const gatewise::MathArrays& arrays = *kernels_named(isa).math;
+template <class Word, std::size_t kCount>
+Word word(const char* const (&words)[kCount], const std::string& name) {
+  for (std::size_t i = 0; i < kCount; ++i)
+    if (name == words[i]) return static_cast<Word>(i);
+  throw std::invalid_argument("no word '" + name + "'.");
+}
+
+constexpr const char* kUpdates[] = {"recurrent", "additive", "exponential"};
+constexpr const char* kKinds[] = {"absent", "open", "learned", "coupled"};
+constexpr const char* kPeeps[] = {"none", "before", "after"};
+constexpr const char* kSquashes[] = {"sigmoid", "tanh", "relu", "identity", "wide_sigmoid", "centred_sigmoid", "exp"};
+constexpr const char* kGateNames[] = {"i", "f", "o", "g"};
+
+// Gates in the order of their rows, each as name, kind, squash and peep, in the words of gatewise.spec.
+
+Layer make_layer(std::size_t inputs, std::size_t hidden, const std::string& update,
+                 const std::vector<std::vector<std::string>>& gates, const std::string& output,
+                 const std::vector<std::string>& seen, bool bias, bool layer_norm, std::optional<double> clip,
+                 std::size_t projected, std::size_t beside) {
+  Layer layer;
+  layer.inputs = inputs;
+  layer.hidden = hidden;
+  layer.projected = projected;
+  layer.beside = beside;
+  layer.bias = bias;
+  layer.layer_norm = layer_norm;
+  layer.clips = clip.has_value();
+  // A bound beyond float32 is its largest number, as in gatewise.reference.
+  if (clip) layer.clip = static_cast<float>(std::min(*clip, static_cast<double>(3.402823466e38f)));
+  layer.row.update = word<Update>(kUpdates, update);
+  layer.row.output = word<Squash>(kSquashes, output);
+  std::uint8_t learned = 0, peeping = 0;
+  for (const auto& words : gates) {
+    if (words.size() != 4) throw std::invalid_argument("a gate is four words.");
+    const Gate gate = word<Gate>(kGateNames, words[0]);
+    layer.row.gates[gate] = {word<Kind>(kKinds, words[1]), word<Squash>(kSquashes, words[2]), word<Peep>(kPeeps, words[3])};
+    if (layer.row.learned(gate)) layer.order[gate] = learned++;
+    if (layer.row.gates[gate].peep != Peep::kNone) layer.peep_order[gate] = peeping++;
+  }
+  if (seen.size() > kGates) throw std::invalid_argument("a cell sees at most four gates.");
+  for (const std::string& name : seen) layer.seen[layer.seen_count++] = word<Gate>(kGateNames, name);
+  return layer;
+}
+
+// x, y and the dense tensors of a call: [steps, rows, x, x_time, x_row, y, y_time, y_row, lengths, reset, recurrent mask,
+// h mask, c mask].
+Sequence make_sequence(bool reverse, const Addresses& call, const Addresses& state, const Addresses& start,
+                       const Addresses& final, const Addresses& trace) {
+  if (call.size() != 13) throw std::invalid_argument("a call is thirteen numbers.");
+  Sequence s;
+  s.steps = call[0];
+  s.rows = call[1];
+  s.reverse = reverse;
+  s.x = {at<const float>(call[2]), static_cast<std::ptrdiff_t>(call[3]), static_cast<std::ptrdiff_t>(call[4])};
+  s.y = {at<float>(call[5]), static_cast<std::ptrdiff_t>(call[6]), static_cast<std::ptrdiff_t>(call[7])};
+  s.lengths = at<const std::int64_t>(call[8]);
+  s.reset = at<const std::uint8_t>(call[9]);
+  s.recurrent_mask = at<const float>(call[10]);
+  s.h_mask = at<const float>(call[11]);
+  s.c_mask = at<const float>(call[12]);
+  fill(s.state, state);
+  fill(s.start, start);
+  fill(s.final, final);
+  fill(s.trace, trace);
+  return s;
+}
+
+// Lets Python see to its signals; an exception stays set and stops the work.
+void poll_signals(void* data) {
+  const nb::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) static_cast<Interrupt*>(data)->stop = true;
+}
+
+// Runs work without the interpreter's lock; long work is interruptible.
+template <class Work>
+auto interruptible(Work work) {
+  Interrupt interrupt;
+  interrupt.poll = poll_signals;
+  interrupt.data = &interrupt;
+  try {
+    const nb::gil_scoped_release release;
+    return work(interrupt);
+  } catch (const Interrupted&) {
+    throw nb::python_error();
+  }
+}
+
+std::unique_ptr<Tape> run_forward(const Layer& layer, const Addresses& weights, bool reverse, const Addresses& call,
+                                  const Addresses& state, const Addresses& start, const Addresses& final,
+                                  const Addresses& trace, const std::string& keep, std::size_t threads) {
+  constexpr const char* kKeeps[] = {"nothing", "states", "all"};
+  const Sequence sequence = make_sequence(reverse, call, state, start, final, trace);
+  const float* given[kWeightKinds] = {};
+  fill(given, weights);
+  const Keep kept = word<Keep>(kKeeps, keep);
+  const Kernels& kernels = kernels_in_use();
+  return interruptible(
+      [&](Interrupt& interrupt) { return forward(kernels, layer, given, sequence, kept, threads, interrupt); });
+}
+
+// `call` of the gradients: [dy, dy_time, dy_row, dx, dx_time, dx_row, add_dx].
+void run_backward(const Layer& layer, Tape& tape, const Addresses& weights, bool reverse, const Addresses& call,
+                  const Addresses& state, const Addresses& start, const Addresses& gradient_call,
+                  const Addresses& dfinal, const Addresses& dtrace, const Addresses& dstate, const Addresses& dstart,
+                  const Addresses& dweights, std::size_t threads) {
+  const Sequence sequence = make_sequence(reverse, call, state, start, {}, {});
+  const float* given[kWeightKinds] = {};
+  fill(given, weights);
+  if (gradient_call.size() != 7) throw std::invalid_argument("a call of gradients is seven numbers.");
+  Gradients g;
+  g.dy = {at<const float>(gradient_call[0]), static_cast<std::ptrdiff_t>(gradient_call[1]),
+          static_cast<std::ptrdiff_t>(gradient_call[2])};
+  g.dx = {at<float>(gradient_call[3]), static_cast<std::ptrdiff_t>(gradient_call[4]),
+          static_cast<std::ptrdiff_t>(gradient_call[5])};
+  g.add_dx = gradient_call[6] != 0;
+  fill(g.dfinal, dfinal);
+  fill(g.dtrace, dtrace);
+  fill(g.dstate, dstate);
+  fill(g.dstart, dstart);
+  fill(g.dweights, dweights);
+  const Kernels& kernels = kernels_in_use();
+  interruptible([&](Interrupt& interrupt) {
+    backward(kernels, layer, given, sequence, g, tape, threads, interrupt);
+    return 0;
+  });
+}
+
+void math(const std::string& name, Address from, Address to, std::size_t count, const std::optional<std::string>& isa) {
+  const MathArrays& arrays = (isa ? kernels_for(*isa) : kernels_in_use()).math;
   const auto function = name == "exp"       ? arrays.exp
                         : name == "sigmoid" ? arrays.sigmoid
                         : name == "tanh"    ? arrays.tanh
                                             : nullptr;
   if (!function) throw std::invalid_argument("no function '" + name + "': there are exp, sigmoid and tanh.");
-  nb::gil_scoped_release release;
-  function(at<const float*>(from), at<float*>(to), count);
+  const nb::gil_scoped_release release;
+  function(at<const float>(from), at<float>(to), count);
 }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (const Kernels& kernels : gatewise::available()) names.emplace_back(kernels.isa);
+  for (const Kernels* kernels : available()) names.emplace_back(kernels->isa);
   return names;
 }
 
@@ -80,9 +184,14 @@ std::vector<std::string> available_isas() {
 NB_MODULE(_native, m) {
   using namespace nb::literals;
   m.def("available_isas", &available_isas);
-  m.def("isa", [] { return std::string(gatewise::default_kernels().isa); });
-  m.def("lstm_forward", &lstm_forward, "steps"_a, "rows"_a, "inputs"_a, "hidden"_a, "x"_a, "x_time"_a, "x_row"_a,
-        "h0"_a, "c0"_a, "w_ih"_a, "w_hh"_a, "b_ih"_a, "b_hh"_a, "y"_a, "y_time"_a, "y_row"_a, "h_n"_a, "c_n"_a,
-        "reverse"_a, "order"_a, "isa"_a = nb::none());
+  m.def("isa", [] { return std::string(kernels_in_use().isa); });
+  m.def("use_isa", [](const std::string& name) { use_kernels(kernels_for(name)); }, "name"_a);
+  m.def("team", [] { return std::string(team_name()); });
   m.def("math", &math, "name"_a, "source"_a, "target"_a, "count"_a, "isa"_a = nb::none());
+  nb::class_<Layer>(m, "Layer");
+  nb::class_<Tape>(m, "Tape");
+  m.def("layer", &make_layer, "inputs"_a, "hidden"_a, "update"_a, "gates"_a, "output"_a, "seen"_a, "bias"_a,
+        "layer_norm"_a, "clip"_a.none(), "projected"_a, "beside"_a);
+  m.def("forward", &run_forward);
+  m.def("backward", &run_backward);
 }

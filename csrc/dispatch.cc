@@ -1,15 +1,15 @@
 #include "dispatch.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
 namespace gatewise {
 
 // CMake writes isas.inc: GATEWISE_BUILT(name) for every instruction set it built, the best first.
-#define GATEWISE_BUILT(name)             \
-  namespace name {                       \
-  extern const LstmForward lstm_forward; \
-  extern const MathArrays math_arrays;   \
+#define GATEWISE_BUILT(name)      \
+  namespace name {                \
+  extern const Kernels kernels;   \
   }
 #include "isas.inc"
 #undef GATEWISE_BUILT
@@ -27,13 +27,15 @@ bool cpu_has(std::string_view isa) {
   return isa == "baseline" || isa == "neon";
 }
 
+std::atomic<const Kernels*> in_use{nullptr};
+
 }  // namespace
 
-const std::vector<Kernels>& available() {
-  static const std::vector<Kernels> found = [] {
-    std::vector<Kernels> list;
+const std::vector<const Kernels*>& available() {
+  static const std::vector<const Kernels*> found = [] {
+    std::vector<const Kernels*> list;
 #define GATEWISE_BUILT(name) \
-  if (cpu_has(#name)) list.push_back({#name, &name::lstm_forward, &name::math_arrays});
+  if (cpu_has(#name)) list.push_back(&name::kernels);
 #include "isas.inc"
 #undef GATEWISE_BUILT
     return list;
@@ -43,20 +45,21 @@ const std::vector<Kernels>& available() {
 
 const Kernels& kernels_for(std::string_view isa) {
   std::string names;
-  for (const Kernels& kernels : available()) {
-    if (isa == kernels.isa) return kernels;
-    names += (names.empty() ? "" : ", ") + std::string(kernels.isa);
+  for (const Kernels* kernels : available()) {
+    if (isa == kernels->isa) return *kernels;
+    names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
   }
   throw std::invalid_argument("instruction set '" + std::string(isa) +
                               "' is not available here (GATEWISE_ISA, or the isa argument); available: " + names + ".");
 }
 
-const Kernels& default_kernels() {
-  static const Kernels& chosen = [&]() -> const Kernels& {
-    const char* asked = std::getenv("GATEWISE_ISA");
-    return asked && *asked ? kernels_for(asked) : available().front();
-  }();
-  return chosen;
+const Kernels& kernels_in_use() {
+  if (const Kernels* chosen = in_use) return *chosen;
+  const char* asked = std::getenv("GATEWISE_ISA");
+  use_kernels(asked && *asked ? kernels_for(asked) : *available().front());
+  return *in_use;
 }
+
+void use_kernels(const Kernels& kernels) { in_use = &kernels; }
 
 }  // namespace gatewise

@@ -1,54 +1,355 @@
 #include "engine.h"
 
-#include <memory>
-#include <new>
+#include <algorithm>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "scratch.h"
+#include "team.h"
 
 namespace gatewise {
 namespace {
 
-constexpr std::align_val_t kCacheLine{64};
-// A thread keeps up to this much between calls: fresh pages from the system would cost small calls more than their
-// arithmetic, and large calls nothing worth noticing.
-constexpr std::size_t kKeep = std::size_t{4} << 20;
+// Below this many multiplications a team costs more than it brings.
+constexpr double kWorthATeam = 1e6;
+// Chunks that go through time together: their rows share the weights while these are in the cache.
+constexpr std::size_t kTogether = 8;
+// The gates of a window of backward take about this many bytes, so that they are still in a cache for reduce.
+constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
 
-struct Free {
-  void operator()(float* memory) const { ::operator delete(memory, kCacheLine); }
+// All that is fixed for a call.
+struct Plan {
+  const Kernels& kernels;
+  const Layer& layer;
+  const Sequence& sequence;
+  const Sizes sizes;
+  const Schedule schedule;
+  std::size_t threads;
+  std::vector<std::vector<const Chunk*>> groups;
+
+  Plan(const Kernels& k, const Layer& l, const Sequence& s, std::size_t most_threads)
+      : kernels(k), layer(l), sequence(s), sizes(k.sizes(l, s)), schedule(s), threads(most_threads) {
+    const double depth = static_cast<double>(l.inputs + l.recurrent());
+    const double work = static_cast<double>(schedule.row_steps() * l.gates() * l.hidden) * depth;
+    if (work < kWorthATeam) threads = 1;
+    const std::size_t chunks = schedule.chunks().size();
+    std::size_t count = (chunks + kTogether - 1) / kTogether;
+    count = std::min(chunks, (count + threads - 1) / threads * threads);
+    groups.resize(count);
+    for (const Chunk& chunk : schedule.chunks()) groups[chunk.index % count].push_back(&chunk);
+  }
+
+  std::size_t steps() const { return schedule.steps(); }
+  std::size_t largest_group() const { return groups.empty() ? 0 : groups.front().size(); }
 };
-using Buffer = std::unique_ptr<float, Free>;
 
-Buffer allocate(std::size_t floats) {
-  return Buffer(static_cast<float*>(::operator new(floats * sizeof(float), kCacheLine)));
+Saved take_history(const Plan& plan, Scratch& scratch) {
+  Saved saved;
+  const std::size_t states = plan.layer.plain_states() - 1, rows = plan.schedule.row_steps();
+  saved.plane = rows * plan.sizes.cells;
+  saved.cells = states ? scratch.take(states * saved.plane) : nullptr;
+  saved.seen = plan.layer.seen_count ? scratch.take(rows * plan.sizes.seen) : nullptr;
+  return saved;
 }
 
-// Calls `use` with scratch memory of this thread.
-template <class Use>
-void with_scratch(std::size_t floats, Use use) {
-  thread_local Buffer kept;
-  thread_local std::size_t size = 0;
-  if (floats * sizeof(float) > kKeep) {
-    use(allocate(floats).get());
-    return;
-  }
-  if (size < floats) {
-    size = 0;
-    kept.reset();
-    kept = allocate(floats);
-    size = floats;
-  }
-  use(kept.get());
+// The window arrays, for so many row-steps.
+void take_window(const Plan& plan, std::size_t rows, Scratch& scratch, Saved& saved) {
+  const std::size_t gates = rows * plan.sizes.gates;
+  saved.gates = scratch.take(gates);
+  if (plan.layer.projected) saved.unprojected = scratch.take(rows * plan.sizes.unprojected);
+  if (!plan.layer.layer_norm) return;
+  saved.norm_x = scratch.take(gates);
+  saved.norm_h = scratch.take(gates);
+  saved.scale = scratch.take(rows * 5);
 }
+
+template <class Take>
+std::size_t floats_of(Take take) {
+  Scratch counter;
+  take(counter);
+  return counter.floats();
+}
+
+// Zeros where rows have ended.
+void clear_padding(const Sequence& sequence, const Chunk& chunk, float* data, std::ptrdiff_t time, std::ptrdiff_t row,
+                   std::size_t width) {
+  const Series<float> series = {data, time, row};
+  for (std::size_t r = 0; r < chunk.rows; ++r)
+    for (std::size_t t = chunk.length[r]; t < sequence.steps; ++t)
+      std::memset(series.at(t, chunk.row[r]), 0, width * sizeof(float));
+}
+
+void clear_outputs(const Plan& plan, const Chunk& chunk) {
+  const Sequence& s = plan.sequence;
+  if (!s.lengths) return;
+  clear_padding(s, chunk, s.y.data, s.y.time, s.y.row, plan.layer.width());
+  for (std::size_t i = 0; i < kTraces; ++i) {
+    if (!s.trace[i]) continue;
+    const std::size_t width = i == kGates + kH ? plan.layer.recurrent() : plan.layer.hidden;
+    clear_padding(s, chunk, s.trace[i], static_cast<std::ptrdiff_t>(s.rows * width), static_cast<std::ptrdiff_t>(width),
+                  width);
+  }
+}
+
+void pack(const Plan& plan, const Weights& weights, float* packed, bool all) {
+  if (!all) return plan.kernels.pack_forward(plan.layer, weights, packed, 0, 0);
+  const std::size_t parts = plan.threads;
+  auto work = [&](std::size_t, std::size_t part) { plan.kernels.pack_forward(plan.layer, weights, packed, part, parts); };
+  parallel(parts, parts, work);
+}
+
+// Only the thread that made the call may poll.
+class Poll {
+ public:
+  explicit Poll(Interrupt& interrupt) : interrupt_(interrupt), caller_(std::this_thread::get_id()) {}
+  void give(Job& job) const {
+    job.stop = &interrupt_.stop;
+    const bool here = std::this_thread::get_id() == caller_;
+    job.poll = here ? interrupt_.poll : nullptr;
+    job.polled = interrupt_.data;
+  }
+  void check() const {
+    if (interrupt_.stop) throw Interrupted{};
+  }
+
+ private:
+  Interrupt& interrupt_;
+  const std::thread::id caller_;
+};
+
+Job job_for(const Plan& plan, std::size_t group, const float* packed, const Saved& saved, const std::ptrdiff_t* place,
+            std::size_t first, std::size_t last, float* scratch) {
+  Job job;
+  job.layer = &plan.layer;
+  job.sequence = &plan.sequence;
+  job.packed = packed;
+  job.chunks = plan.groups[group].data();
+  job.count = plan.groups[group].size();
+  job.place = place;
+  job.first = first;
+  job.last = last;
+  job.saved = saved;
+  job.scratch = scratch;
+  return job;
+}
+
+std::vector<std::ptrdiff_t> places(const Plan& plan) {
+  std::vector<std::ptrdiff_t> place;
+  for (const Chunk& chunk : plan.schedule.chunks()) place.push_back(static_cast<std::ptrdiff_t>(chunk.base));
+  return place;
+}
+
+// A backward call's own memory and the steps it is made of.
+class Backward {
+ public:
+  Backward(const Plan& plan, const Weights& weights, const Gradients& gradients, const Tape& tape, Buffer window,
+           Interrupt& interrupt)
+      : plan_(plan),
+        weights_(weights),
+        gradients_(gradients),
+        window_(std::move(window)),
+        recomputes_(!window_),
+        poll_(interrupt),
+        place_(places(plan)) {
+    Scratch history(tape.states.data());
+    job_.saved = take_history(plan, history);
+    const std::size_t row = plan.sequence.rows * plan.sizes.gates * sizeof(float);
+    window_steps_ = std::clamp(kWindowBytes / std::max<std::size_t>(row, 1), std::size_t{1},
+                               std::max<std::size_t>(plan.steps(), 1));
+    const std::size_t window_rows =
+        recomputes_ ? std::min(plan.schedule.row_steps(), window_steps_ * plan.sequence.rows) : plan.schedule.row_steps();
+    const auto own_window = [&](Scratch& scratch) { take_window(plan, window_rows, scratch, job_.saved); };
+    if (recomputes_) window_ = Buffer(floats_of(own_window));
+    Scratch whole(window_.data());
+    own_window(whole);
+    const auto rest = [&](Scratch& scratch) { take(scratch, window_rows); };
+    memory_ = Buffer(floats_of(rest));
+    Scratch scratch(memory_.data());
+    rest(scratch);
+  }
+
+  void run() {
+    const Sizes& sizes = plan_.sizes;
+    const std::size_t chunks = plan_.schedule.chunks().size();
+    pack(plan_, weights_, packed_, recomputes_);
+    plan_.kernels.pack_backward(plan_.layer, weights_, gradients_.dx.data != nullptr, packed_backward_, 0, 1);
+    std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(float));
+    std::memset(sums_, 0, chunks * sizes.sums * sizeof(float));
+    std::memset(zeros_, 0, zero_count() * sizeof(float));
+    std::size_t last = plan_.steps();
+    bool begins = true;
+    do {
+      const std::size_t first = last ? (last - 1) / window_steps_ * window_steps_ : 0;
+      window(first, last, begins);
+      begins = false;
+      last = first;
+    } while (last);
+    const std::size_t parts = plan_.threads;
+    auto unpack = [&](std::size_t, std::size_t part) {
+      plan_.kernels.unpack(plan_.layer, dpacked_, sums_, chunks, gradients_.dweights, part, parts);
+    };
+    parallel(parts, parts, unpack);
+  }
+
+ private:
+  std::size_t zero_count() const {
+    return std::max(plan_.layer.recurrent(), plan_.layer.seen_count * plan_.layer.hidden);
+  }
+
+  void take(Scratch& scratch, std::size_t rows) {
+    const Sizes& sizes = plan_.sizes;
+    const Layer& layer = plan_.layer;
+    const std::size_t chunks = plan_.schedule.chunks().size();
+    packed_ = scratch.take(sizes.packed_forward);
+    packed_backward_ = scratch.take(sizes.packed_backward);
+    dpacked_ = scratch.take(sizes.packed_gradient);
+    sums_ = scratch.take(chunks * sizes.sums);
+    zeros_ = scratch.take(zero_count());
+    job_.state = scratch.take(chunks * sizes.state);
+    job_.x_rows = scratch.take<const float*>(rows);
+    job_.h_rows = scratch.take<const float*>(rows);
+    if (layer.seen_count) {
+      job_.seen_rows = scratch.take<const float*>(rows);
+      job_.start_seen = scratch.take(chunks * kChunk * 2 * sizes.seen);
+    }
+    if (plan_.sequence.recurrent_mask) job_.masked = scratch.take(rows * layer.recurrent());
+    if (layer.projected) job_.dprojected = scratch.take(rows * layer.width());
+    group_scratch_ = plan_.largest_group() * std::max(sizes.forward_scratch, sizes.backward_scratch);
+    scratch_ = scratch.take(plan_.threads * std::max(group_scratch_, sizes.reduce_scratch));
+  }
+
+  // Steps first <= s < last: the gates again if they were not kept, the steps backward, the products for the weights.
+  void window(std::size_t first, std::size_t last, bool begins) {
+    if (recomputes_) {
+      std::ptrdiff_t base = 0;
+      for (const Chunk& chunk : plan_.schedule.chunks()) {
+        const std::size_t end = std::min(last, chunk.steps()), begin = std::min(first, end);
+        place_[chunk.index] = base - static_cast<std::ptrdiff_t>(chunk.offset(begin));
+        base += static_cast<std::ptrdiff_t>(chunk.offset(end) - chunk.offset(begin));
+      }
+    }
+    auto steps = [&](std::size_t worker, std::size_t group) { go_back(worker, group, first, last, begins); };
+    parallel(plan_.threads, plan_.groups.size(), steps);
+    poll_.check();
+    if (wants_weights()) {
+      auto products = [&](std::size_t worker, std::size_t item) { reduce(worker, item, first, last); };
+      parallel(plan_.threads, plan_.sizes.reduce_items, products);
+    }
+    poll_.check();
+  }
+
+  bool wants_weights() const {
+    return std::any_of(std::begin(gradients_.dweights), std::end(gradients_.dweights), [](float* d) { return d; });
+  }
+
+  void go_back(std::size_t worker, std::size_t group, std::size_t first, std::size_t last, bool begins) {
+    float* const scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
+    BackwardJob job = job_;
+    static_cast<Job&>(job) = job_for(plan_, group, packed_, job_.saved, place_.data(), first, last, scratch);
+    poll_.give(job);
+    if (recomputes_) {
+      Sequence again = plan_.sequence;
+      for (float*& trace : again.trace) trace = nullptr;
+      for (float*& final : again.final) final = nullptr;
+      Job forward = job;
+      forward.sequence = &again;
+      plan_.kernels.forward(forward);
+    }
+    job.gradients = &gradients_;
+    job.packed_backward = packed_backward_;
+    job.begins = begins;
+    job.sums = sums_;
+    job.zeros = zeros_;
+    plan_.kernels.backward(job);
+  }
+
+  void reduce(std::size_t worker, std::size_t item, std::size_t first, std::size_t last) {
+    ReduceJob job;
+    job.layer = &plan_.layer;
+    job.chunks = plan_.schedule.chunks().data();
+    job.chunk_count = plan_.schedule.chunks().size();
+    job.place = place_.data();
+    job.first = first;
+    job.last = last;
+    job.saved = job_.saved;
+    job.x_rows = job_.x_rows;
+    job.h_rows = job_.h_rows;
+    job.seen_rows = job_.seen_rows;
+    job.dprojected = job_.dprojected;
+    job.dpacked = dpacked_;
+    job.scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
+    job.item = item;
+    plan_.kernels.reduce(job);
+  }
+
+  const Plan& plan_;
+  const Weights& weights_;
+  const Gradients& gradients_;
+  Buffer window_, memory_;
+  const bool recomputes_;
+  Poll poll_;
+  std::vector<std::ptrdiff_t> place_;
+  std::size_t window_steps_ = 1, group_scratch_ = 0;
+  float *packed_ = nullptr, *packed_backward_ = nullptr, *dpacked_ = nullptr, *sums_ = nullptr, *zeros_ = nullptr;
+  float* scratch_ = nullptr;
+  BackwardJob job_;
+};
 
 }  // namespace
 
-void lstm_forward(const Kernels& kernels, const LstmWeights& weights, const LstmSequence& sequence) {
-  const LstmForward& kernel = *kernels.lstm_forward;
-  if (sequence.rows == 0) return;
-  const std::size_t packed = kernel.packed_size(sequence.inputs, sequence.hidden);
-  const std::size_t cells = kernel.cells_size(sequence.rows, sequence.hidden);
-  with_scratch(packed + cells, [&](float* scratch) {
-    kernel.pack(weights, sequence.inputs, sequence.hidden, scratch);
-    kernel.run(sequence, scratch, scratch + packed, 0, sequence.rows);
-  });
+std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const Weights& weights,
+                              const Sequence& sequence, Keep keep, std::size_t threads, Interrupt& interrupt) {
+  const Plan plan(kernels, layer, sequence, threads);
+  auto tape = keep == Keep::kNothing ? nullptr : std::make_unique<Tape>();
+  Saved saved;
+  if (tape) {
+    const auto history = [&](Scratch& scratch) { saved = take_history(plan, scratch); };
+    tape->states = Buffer(floats_of(history));
+    Scratch states(tape->states.data());
+    history(states);
+  }
+  if (keep == Keep::kAll) {
+    const auto window = [&](Scratch& scratch) { take_window(plan, plan.schedule.row_steps(), scratch, saved); };
+    tape->window = Buffer(floats_of(window));
+    Scratch whole(tape->window.data());
+    window(whole);
+  }
+  const std::size_t per_group = plan.largest_group() * plan.sizes.forward_scratch;
+  float *packed = nullptr, *scratches = nullptr;
+  const auto take = [&](Scratch& scratch) {
+    packed = scratch.take(plan.sizes.packed_forward);
+    scratches = scratch.take(plan.threads * per_group);
+  };
+  const Buffer memory(floats_of(take));
+  Scratch scratch(memory.data());
+  take(scratch);
+  pack(plan, weights, packed, true);
+  const std::vector<std::ptrdiff_t> place = places(plan);
+  const Poll poll(interrupt);
+  auto work = [&](std::size_t worker, std::size_t group) {
+    for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
+    Job job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratches + worker * per_group);
+    poll.give(job);
+    kernels.forward(job);
+  };
+  parallel(plan.threads, plan.groups.size(), work);
+  poll.check();
+  return tape;
+}
+
+void backward(const Kernels& kernels, const Layer& layer, const Weights& weights, const Sequence& sequence,
+              const Gradients& gradients, Tape& tape, std::size_t threads, Interrupt& interrupt) {
+  const Plan plan(kernels, layer, sequence, threads);
+  if (gradients.dx.data && !gradients.add_dx)
+    for (const Chunk& chunk : plan.schedule.chunks())
+      clear_padding(sequence, chunk, gradients.dx.data, gradients.dx.time, gradients.dx.row, layer.inputs);
+  Buffer window;
+  {
+    const std::lock_guard<std::mutex> lock(tape.mutex);
+    window = std::move(tape.window);
+  }
+  Backward(plan, weights, gradients, tape, std::move(window), interrupt).run();
 }
 
 }  // namespace gatewise

@@ -20,22 +20,19 @@
 namespace gatewise {
 namespace {
 
-// kWidth: lanes of a vector. kTileRows: batch rows whose accumulators (4 gates each) fit the registers.
-#if defined(__AVX512F__)
+// kWidth: lanes of a vector. kRegisters: vectors that the accumulators of a tile may fill.
+#if defined(__AVX512F__) || defined(GATEWISE_WIDE)
 constexpr std::size_t kWidth = 16;
-constexpr std::size_t kTileRows = 6;
-#elif defined(GATEWISE_WIDE)
-constexpr std::size_t kWidth = 16;
-constexpr std::size_t kTileRows = 6;
+constexpr std::size_t kRegisters = 24;
 #elif defined(__AVX2__)
 constexpr std::size_t kWidth = 8;
-constexpr std::size_t kTileRows = 3;
+constexpr std::size_t kRegisters = 12;
 #elif defined(__ARM_NEON)
 constexpr std::size_t kWidth = 4;
-constexpr std::size_t kTileRows = 6;
+constexpr std::size_t kRegisters = 24;
 #else
 constexpr std::size_t kWidth = 4;
-constexpr std::size_t kTileRows = 3;
+constexpr std::size_t kRegisters = 12;
 #endif
 
 typedef float Floats __attribute__((vector_size(kWidth * sizeof(float))));
@@ -49,13 +46,29 @@ inline Floats load(const float* from) {
 
 inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
 
+// The first `lanes` elements, 0 to kWidth; nothing beyond them is touched, and the other lanes are zero.
+#if defined(__AVX512F__)
+inline Floats load_some(const float* from, std::size_t lanes) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << lanes) - 1), from);
+}
+inline void store_some(float* to, Floats v, std::size_t lanes) {
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << lanes) - 1), v);
+}
+#elif defined(__AVX2__) && !defined(GATEWISE_WIDE)
+inline __m256i first(std::size_t lanes) {
+  const __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(lanes)), number);
+}
+inline Floats load_some(const float* from, std::size_t lanes) { return _mm256_maskload_ps(from, first(lanes)); }
+inline void store_some(float* to, Floats v, std::size_t lanes) { _mm256_maskstore_ps(to, first(lanes), v); }
+#else
 inline Floats load_some(const float* from, std::size_t lanes) {
   Floats v = {};
   std::memcpy(&v, from, lanes * sizeof(float));
   return v;
 }
-
 inline void store_some(float* to, Floats v, std::size_t lanes) { std::memcpy(to, &v, lanes * sizeof(float)); }
+#endif
 
 // Subtracting zero keeps every value, -0 too, so the compiler drops the subtraction.
 inline Floats broadcast(float value) { return value - Floats{}; }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gatewise.nn import LSTM, ConvLSTM, LSTMCell, Stack, from_torch, to_torch
+    from gatewise.ops import engine
     from gatewise.tasks.forecast import Forecaster
 
     __version__: str
@@ -18,11 +19,12 @@ _HOME = {
     "LSTM": ("gatewise.nn", "torch"),
     "LSTMCell": ("gatewise.nn", "torch"),
     "Stack": ("gatewise.nn", "torch"),
+    "engine": ("gatewise.ops", "torch"),
     "from_torch": ("gatewise.nn", "torch"),
     "to_torch": ("gatewise.nn", "torch"),
 }
 
-__all__ = ["LSTM", "ConvLSTM", "Forecaster", "LSTMCell", "Stack", "__version__", "from_torch", "to_torch"]
+__all__ = ["LSTM", "ConvLSTM", "Forecaster", "LSTMCell", "Stack", "__version__", "engine", "from_torch", "to_torch"]
 
 
 def __getattr__(name: str) -> object:

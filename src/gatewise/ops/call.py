@@ -1,11 +1,11 @@
 """The arguments of one layer's call, as the modules here pass them on."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gatewise.reference import Noise, State, Weights
+from gatewise.reference import Noise, State, Weights, traced_names
 from gatewise.spec import Variant, parse_variant
 
 
@@ -36,6 +36,7 @@ class Call(NamedTuple):
     lengths: Tensor | None = None
     reset: Tensor | None = None
     trace: bool = False
+    save: str = "all"
 
 
 class Result(NamedTuple):
@@ -65,6 +66,30 @@ def named(direction: Direction) -> Iterator[tuple[str, Tensor]]:
         yield from ((name, tensor) for name, tensor in zip(fields._fields, fields, strict=True) if tensor is not None)
 
 
+Row = tuple[bool, list[str]]
+"""Of one direction whether it is reversed, and the names of its tensors, as ``named`` gives them."""
+
+
+def rows_of(call: Call) -> list[Row]:
+    """What ``assembled`` needs to know of the directions besides their tensors."""
+    return [(direction.reverse, [name for name, _ in named(direction)]) for direction in call.directions]
+
+
+def assembled(given: Iterable[Tensor], rows: Sequence[Row], call: Call) -> Call:
+    """Return a call like another one, with these tensors in the order of ``tensors``."""
+    x, *rest = given
+    remaining = iter(rest)
+    directions: list[Direction] = []
+    for reverse, names in rows:
+        pairs = [(name, next(remaining)) for name in names]
+        state = tuple(tensor for name, tensor in pairs if name == "state")
+        start = tuple(tensor for name, tensor in pairs if name == "start")
+        weights = Weights(**{name: tensor for name, tensor in pairs if name in Weights._fields})
+        noise = Noise(**{name: tensor for name, tensor in pairs if name in Noise._fields})
+        directions.append(Direction(state, weights, reverse, start or None, noise))
+    return call._replace(x=x, directions=directions)
+
+
 def describe(call: Call, backend: str, places: Sequence[int]) -> str:
     """Everything of a call that is no tensor, as text: torch.compile can follow string operations, but not JSON's.
 
@@ -75,21 +100,31 @@ def describe(call: Call, backend: str, places: Sequence[int]) -> str:
     """
     directions = [f"{d.reverse} {' '.join([name for name, _ in named(d)])}" for d in call.directions]
     numbers = " ".join([str(place) for place in places])
-    return "\n".join([call.variant.text, backend, str(call.trace), numbers, *directions])
+    return "\n".join([call.variant.text, backend, str(call.trace), call.save, numbers, *directions])
 
 
 def rebuild(described: str, given: Sequence[Tensor], lengths: Tensor | None, reset: Tensor | None) -> tuple[Call, str]:
     """Return the call and the backend of a description, with these tensors at its places."""
-    text, backend, trace, numbers, *rows = described.split("\n")
-    x, *rest = (given[int(place)] for place in numbers.split())
-    remaining = iter(rest)
-    directions: list[Direction] = []
-    for row in rows:
-        reverse, *names = row.split()
-        pairs = [(name, next(remaining)) for name in names]
-        state = tuple(tensor for name, tensor in pairs if name == "state")
-        start = tuple(tensor for name, tensor in pairs if name == "start")
-        weights = Weights(**{name: tensor for name, tensor in pairs if name in Weights._fields})
-        noise = Noise(**{name: tensor for name, tensor in pairs if name in Noise._fields})
-        directions.append(Direction(state, weights, reverse == "True", start or None, noise))
-    return Call(x, directions, parse_variant(text), lengths, reset, trace == "True"), backend
+    text, backend, trace, save, numbers, *lines = described.split("\n")
+    ordered = [given[int(place)] for place in numbers.split()]
+    rows = [(reverse == "True", names) for reverse, *names in (line.split() for line in lines)]
+    call = Call(ordered[0], (), parse_variant(text), lengths, reset, trace == "True", save)
+    return assembled(ordered, rows, call), backend
+
+
+def flat(result: Result) -> list[Tensor]:
+    """Return every tensor of a result: y, the states of each direction, then the traces of each."""
+    return [
+        result.y,
+        *(part for state in result.states for part in state),
+        *(value for trace in result.traces for value in trace.values()),
+    ]
+
+
+def grouped(call: Call, values: Iterable[Any]) -> tuple[Any, list[list[Any]], list[dict[str, Any]]]:
+    """Undo ``flat``, for the tensors of a call's result or for whatever belongs to them: y's, the states', the traces'."""
+    remaining = iter(values)
+    y = next(remaining)
+    states = [[next(remaining) for _ in direction.state] for direction in call.directions]
+    names = traced_names(call.variant) if call.trace else ()
+    return y, states, [{name: next(remaining) for name in names} for _ in call.directions if names]

@@ -158,6 +158,12 @@ def _check_reset(call: Call) -> None:
         raise ShapeError(f"reset is on {call.reset.device} but x is on {call.x.device}.")
 
 
+def check_save(save: object) -> None:
+    """Refuse what says nothing about what to keep for backward."""
+    if save not in ("all", "states"):
+        raise InputError(f"save must be one of all, states, got {save!r}.")
+
+
 def check_tensor(name: str, tensor: object) -> None:
     """Refuse what is no dense tensor."""
     if not isinstance(tensor, Tensor):

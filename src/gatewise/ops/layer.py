@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_map
 
 from gatewise.errors import InputError
 from gatewise.ops.call import Call, Direction, Result, tensors
-from gatewise.ops.checks import check_call, check_tensor, checked_lengths
-from gatewise.ops.serve import reference, serve
+from gatewise.ops.checks import check_call, check_save, check_tensor, checked_lengths
+from gatewise.ops.plain import reference
+from gatewise.ops.serve import serve
 from gatewise.ops.support import OBSTACLES, Choice, check_backend, choose, obstacles
 from gatewise.ops.traced import traced
 from gatewise.reference import State, Weights
@@ -31,6 +32,7 @@ def layer(
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
     trace: bool = False,
+    save: str = "all",
     backend: str = "auto",
     out: Tensor | None = None,
 ) -> Result:
@@ -45,6 +47,8 @@ def layer(
         reset: bool [T, B], true where a row restarts before the step, in place of the state it has, or None. In a
             backward direction each piece between restarts runs alone as well.
         trace: whether to return all gates and states over time.
+        save: what the native engine keeps for backward: "all" it needs, or "states" to keep the states only and
+            compute the gates again, which takes less memory and more time and gives the same bits.
         backend: a name from ``BACKENDS``, or "auto" for the first of them that can serve.
         out: where to write y; must share memory with no argument. Not when a gradient is needed.
 
@@ -68,7 +72,7 @@ def layer(
         >>> result.y.shape, bool((result.y[1, 1] == result.states[0][0][1]).all())
         (torch.Size([5, 2, 4]), True)
     """
-    call, casts = _checked(Call(x, directions, variant, None, reset, trace), lengths, out)
+    call, casts = _checked(Call(x, directions, variant, None, reset, trace, save), lengths, out)
     if not casts:
         return _run(call, backend, out)
     kind = torch.get_autocast_dtype(x.device.type)
@@ -86,6 +90,7 @@ def lstm(
     reverse: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
+    save: str = "all",
     backend: str = "auto",
     out: Tensor | None = None,
 ) -> tuple[Tensor, State]:
@@ -99,6 +104,7 @@ def lstm(
         reverse: whether to go from the last time step to the first. Outputs keep their time.
         lengths: as for ``layer``.
         reset: as for ``layer``.
+        save: as for ``layer``.
         backend: as for ``layer``.
         out: as for ``layer``.
 
@@ -114,7 +120,7 @@ def lstm(
         (torch.Size([5, 2, 4]), True)
     """
     directions = [Direction(state, weights, reverse)]
-    result = layer(x, directions, variant, lengths=lengths, reset=reset, backend=backend, out=out)
+    result = layer(x, directions, variant, lengths=lengths, reset=reset, save=save, backend=backend, out=out)
     return result.y, result.states[0]
 
 
@@ -136,6 +142,7 @@ def explain(
 def _checked(call: Call, lengths: Tensor | Sequence[int] | None, out: Tensor | None) -> tuple[Call, bool]:
     """Return a call with its lengths, all as the backends expect it, and whether autocast converts it."""
     check_tensor("x", call.x)
+    check_save(call.save)
     if lengths is not None:
         call = call._replace(lengths=checked_lengths(lengths, call.x))
     casts = _casts(call)

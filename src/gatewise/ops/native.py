@@ -1,73 +1,267 @@
-"""The compiled kernel behind the functional door.
+"""The native engine behind the functional door.
 
-Memory: the kernel reads and writes addresses, so everything it may assume is made true here. Shapes, dtypes, devices
-and the absence of gradients have been checked before (``checks``, ``support``). What cannot be checked, here as in
-torch, is another thread that resizes or replaces a tensor's memory during the call.
+Memory: the engine reads and writes addresses, so everything it may assume is made true here. Shapes, dtypes and devices
+have been checked before (``checks``, ``support``). What cannot be checked, here as in torch, is another thread that
+resizes or replaces a tensor's memory during the call.
 """
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gatewise import _native
 from gatewise.errors import InputError
-from gatewise.ops.call import Call, Direction, Result
-from gatewise.spec import LSTM
+from gatewise.ops.call import Call, Direction, Result, assembled, flat, grouped, named, rows_of, tensors
+from gatewise.ops.plain import reference
+from gatewise.reference import Noise, State, Weights, over_time, traced_names
+from gatewise.spec import Variant, parse_variant
 
-_ORDER = "".join(LSTM.gate_names)
 _FLOAT = 4
+_GATES = ("i", "f", "o", "g")
+_STATES = ("h", "c", "n", "m")
 
 try:
-    ISA = _native.isa()
-    """The instruction set in use."""
+    _native.isa()
 except ValueError as error:
     raise InputError(str(error)) from None
 
 
-def forward(call: Call, out: Tensor | None, isa: str | None = None) -> Result:
-    """Run a layer; ``isa`` overrides the instruction set for this call."""
-    directions = call.directions
-    hidden = directions[0].weights.weight_hh.shape[1]
-    x = _rows(call.x)
-    y = out if out is not None and _rows(out) is out else _outputs(x, hidden * len(directions))
-    parts = y.split(hidden, dim=-1) if len(directions) > 1 else [y]
-    final = [_direction(x, direction, part, isa) for direction, part in zip(directions, parts, strict=True)]
-    return Result(y if out is None or out is y else out.copy_(y), final, [])
+class Engine(NamedTuple):
+    """What computes.
+
+    Attributes:
+        isa: the instruction set in use: the best one, or the one that the environment variable GATEWISE_ISA names.
+        isas: those that this machine can use, the best first.
+        threads: the most threads that a call uses; ``torch.set_num_threads`` sets it.
+        team: whose threads they are: "libgomp" for torch's, or "own".
+    """
+
+    isa: str
+    isas: tuple[str, ...]
+    threads: int
+    team: str
 
 
-def _direction(x: Tensor, direction: Direction, y: Tensor, isa: str | None) -> tuple[Tensor, Tensor]:
-    weights = direction.weights
-    # Named, because a tensor made dense must outlive the call that reads its address.
-    h0, c0 = (_dense(state) for state in direction.state)
-    w_ih, w_hh = _dense(weights.weight_ih), _dense(weights.weight_hh)
-    b_ih, b_hh = (None if bias is None else _dense(bias) for bias in (weights.bias_ih, weights.bias_hh))
-    h_n, c_n = torch.empty_like(h0), torch.empty_like(c0)
-    steps, rows, inputs = x.shape
-    x_time, x_row, _ = x.stride()
-    y_time, y_row, _ = y.stride()
-    _native.lstm_forward(
-        steps,
-        rows,
-        inputs,
-        h0.shape[1],
-        x.data_ptr(),
-        x_time,
-        x_row,
-        h0.data_ptr(),
-        c0.data_ptr(),
-        w_ih.data_ptr(),
-        w_hh.data_ptr(),
-        0 if b_ih is None else b_ih.data_ptr(),
-        0 if b_hh is None else b_hh.data_ptr(),
-        y.data_ptr(),
-        y_time,
-        y_row,
-        h_n.data_ptr(),
-        c_n.data_ptr(),
+def engine() -> Engine:
+    """Tell which instruction set is in use, with how many threads, on whose team.
+
+    Example:
+        >>> import gatewise
+        >>> gatewise.engine().isa in gatewise.engine().isas
+        True
+    """
+    return Engine(_native.isa(), tuple(_native.available_isas()), torch.get_num_threads(), _native.team())
+
+
+def forward(call: Call, out: Tensor | None) -> Result:
+    """Run a layer, with its gradients if any are needed."""
+    given = tensors(call)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
+        y, states, traces = grouped(call, _Layer.apply(call, *given))
+        return Result(y, [tuple(state) for state in states], traces)
+    return _run(call, out, keep="nothing").result
+
+
+class _Run(NamedTuple):
+    """A result with what backward needs: of each direction what the engine kept."""
+
+    result: Result
+    tapes: list[Any]
+
+
+class _Layer(torch.autograd.Function):
+    """The layer and its gradient. A second derivative goes through the reference."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *given: Tensor) -> tuple[Tensor, ...]:
+        run = _run(call, None, keep=call.save)
+        ctx.set_materialize_grads(False)
+        # Without its tensors, which ctx must get through save_for_backward or not at all.
+        ctx.call = call._replace(x=None, directions=())
+        ctx.rows = rows_of(call)
+        ctx.tapes = run.tapes
+        ctx.save_for_backward(run.result.y, *given)
+        return tuple(flat(run.result))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        y, *given = ctx.saved_tensors
+        call = assembled(given, ctx.rows, ctx.call)
+        wanted = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():
+            return None, *_differentiable(call, given, wanted, gradients)
+        return None, *_backward(call, y, ctx.tapes, wanted, gradients)
+
+
+def _run(call: Call, out: Tensor | None, keep: str) -> _Run:
+    inputs = _Inputs(call)
+    variant, (steps, rows, _) = call.variant, call.x.shape
+    width = variant.output_size(inputs.hidden)
+    y = out if out is not None and _rows(out) is out else _outputs(inputs.x, width * len(call.directions))
+    states: list[State] = []
+    traces: list[dict[str, Tensor]] = []
+    tapes: list[Any] = []
+    sizes = over_time(call.x, call.directions[0].state, call.directions[0].weights, variant)
+    names = traced_names(variant) if call.trace else ()
+    for number, direction in enumerate(inputs.directions):
+        final = tuple(torch.empty_like(part) for part in direction.state)
+        trace = {name: call.x.new_empty(sizes[name]) for name in names}
+        tape = _native.forward(
+            inputs.layer,
+            direction.weights,
+            direction.reverse,
+            inputs.numbers(y, number * width, direction),
+            _addresses(direction.state),
+            _addresses(direction.start),
+            _addresses(final),
+            _trace_addresses(trace),
+            keep,
+            torch.get_num_threads(),
+        )
+        states.append(final)
+        tapes.append(tape)
+        if call.trace:
+            traces.append(trace)
+    return _Run(Result(y if out is None or out is y else out.copy_(y), states, traces), tapes)
+
+
+def _backward(
+    call: Call, y: Tensor, tapes: Sequence[Any], wanted: Sequence[bool], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    inputs = _Inputs(call)
+    width = call.variant.output_size(inputs.hidden)
+    dy, dfinals, dtraces = grouped(call, gradients)
+    dy = None if dy is None else _rows(dy)
+    dx = torch.empty_like(inputs.x) if wanted[0] else None
+    found: list[Tensor | None] = [dx]
+    at = 1
+    for number, direction in enumerate(inputs.directions):
+        dfinal = [None if part is None else _dense(part) for part in dfinals[number]]
+        dtrace = {n: None if part is None else _dense(part) for n, part in (dtraces[number] if dtraces else {}).items()}
+        own = [
+            torch.zeros_like(tensor) if kind == "start" else torch.empty_like(tensor) if want else None
+            for (kind, tensor), want in zip(direction.named, wanted[at:], strict=False)
+        ]
+        at += len(own)
+        kinds = [kind for kind, _ in direction.named]
+        _native.backward(
+            inputs.layer,
+            tapes[number],
+            direction.weights,
+            direction.reverse,
+            inputs.numbers(y, number * width, direction),
+            _addresses(direction.state),
+            _addresses(direction.start),
+            [*_series(dy, number * width), *_series(dx, 0), number],
+            _addresses(dfinal),
+            _trace_addresses(dtrace),
+            _addresses([d for kind, d in zip(kinds, own, strict=True) if kind == "state"]),
+            _addresses([d for kind, d in zip(kinds, own, strict=True) if kind == "start"]),
+            _weight_addresses({kind: d for kind, d in zip(kinds, own, strict=True)}),
+            torch.get_num_threads(),
+        )
+        found += own
+    return found
+
+
+def _differentiable(
+    call: Call, given: Sequence[Tensor], wanted: Sequence[bool], gradients: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients by the reference, so that they can be differentiated themselves."""
+    result = reference(call, None)
+    pairs = [(o, d) for o, d in zip(flat(result), gradients, strict=True) if d is not None and o.requires_grad]
+    inputs = [tensor for tensor, want in zip(given, wanted, strict=True) if want]
+    outputs, cotangents = [out for out, _ in pairs], [d for _, d in pairs]
+    found = iter(torch.autograd.grad(outputs, inputs, cotangents, create_graph=True, allow_unused=True))
+    return [next(found) if want else None for want in wanted]
+
+
+class _Prepared(NamedTuple):
+    """A direction with dense tensors, which must outlive the call that is given their addresses."""
+
+    state: list[Tensor]
+    start: list[Tensor]
+    reverse: bool
+    weights: list[int]
+    noise: list[int]
+    named: list[tuple[str, Tensor]]
+
+
+class _Inputs:
+    """A call's tensors as the engine reads them."""
+
+    def __init__(self, call: Call):
+        self.x = _rows(call.x)
+        self.lengths = None if call.lengths is None else call.lengths.contiguous()
+        self.reset = None if call.reset is None else call.reset.contiguous()
+        self.directions = [_prepared(direction) for direction in call.directions]
+        self.hidden = call.directions[0].weights.weight_ih.shape[0] // len(call.variant.cell.learned)
+        self.layer = _layer(call.variant.text, self.x.shape[2], self.hidden)
+
+    def numbers(self, y: Tensor, column: int, direction: _Prepared) -> list[int]:
+        steps, rows, _ = self.x.shape
+        lengths = 0 if self.lengths is None else self.lengths.data_ptr()
+        reset = 0 if self.reset is None else self.reset.data_ptr()
+        return [steps, rows, *_series(self.x, 0), *_series(y, column), lengths, reset, *direction.noise]
+
+
+def _prepared(direction: Direction) -> _Prepared:
+    pairs = [(name, _dense(tensor)) for name, tensor in named(direction)]
+    by_name = dict(pairs)
+    return _Prepared(
+        [tensor for name, tensor in pairs if name == "state"],
+        [tensor for name, tensor in pairs if name == "start"],
         direction.reverse,
-        _ORDER,
-        isa,
+        _weight_addresses(by_name),
+        [by_name[name].data_ptr() if name in by_name else 0 for name in Noise._fields],
+        pairs,
     )
-    return h_n, c_n
+
+
+@lru_cache(maxsize=1024)
+def _layer(text: str, inputs: int, hidden: int) -> Any:
+    """The engine's description of a layer."""
+    variant: Variant = parse_variant(text)
+    cell = variant.cell
+    gates = [
+        [gate.name, gate.kind, gate.squash, gate.peeps if variant.peephole and gate.peeps else "none"]
+        for gate in (*cell.learned, *(gate for gate in cell.gates if gate.kind != "learned"))
+    ]
+    return _native.layer(
+        inputs,
+        hidden,
+        cell.update,
+        gates,
+        cell.output_squash,
+        list(cell.sees),
+        variant.bias,
+        variant.layer_norm,
+        variant.clip,
+        variant.proj_size,
+        variant.nonrecurrent_proj_size,
+    )
+
+
+def _addresses(given: Sequence[Tensor | None]) -> list[int]:
+    return [0 if tensor is None else tensor.data_ptr() for tensor in given]
+
+
+def _trace_addresses(trace: Mapping[str, Tensor | None]) -> list[int]:
+    return _addresses([trace.get(name) for name in (*_GATES, *_STATES)]) if trace else []
+
+
+def _weight_addresses(weights: Mapping[str, Tensor | None]) -> list[int]:
+    return _addresses([weights.get(name) for name in Weights._fields])
+
+
+def _series(tensor: Tensor | None, column: int) -> tuple[int, int, int]:
+    """The address of a [T, B, ·] tensor's column, and its strides."""
+    if tensor is None:
+        return 0, 0, 0
+    return tensor.data_ptr() + column * _FLOAT, tensor.stride(0), tensor.stride(1)
 
 
 def _outputs(x: Tensor, width: int) -> Tensor:

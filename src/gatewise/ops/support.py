@@ -22,11 +22,13 @@ from gatewise.ops.checks import readable
 OBSTACLES: Mapping[str, str] = MappingProxyType(
     {
         "cell": "the cell or one of its options is not one it computes",
+        "convolution": "the cell's products are convolutions",
         "projection": "the outputs are projected",
         "lengths": "rows have lengths of their own",
         "lengths unknown": "the rows' lengths are on meta or fakes, and have no values",
         "reset": "rows restart inside the sequence",
         "noise": "dropout or zoneout masks are given",
+        "noise gradient": "a gradient of a dropout or zoneout mask is needed",
         "trace": "all gates and states are asked for",
         "tracing": "torch.jit is tracing, and would not see native code",
         "transform": "a torch.func transform such as vmap or grad is active",
@@ -71,14 +73,27 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                 "native",
                 dtypes=frozenset({torch.float32}),
                 devices=frozenset({"cpu"}),
-                stopped_by=frozenset(OBSTACLES) - {"no steps", "device", "dtype"},
+                stopped_by=frozenset(
+                    {
+                        "convolution",
+                        "lengths unknown",
+                        "noise gradient",
+                        "tracing",
+                        "transform",
+                        "dual",
+                        "mode",
+                        "autocast",
+                        "subclass",
+                        "out",
+                    }
+                ),
             ),
             Backend(
                 "torch",
                 dtypes=_FLOATS,
                 devices=None,
                 stopped_by=frozenset(
-                    {"cell", "lengths unknown", "reset", "noise", "trace", "transform", "dual", "no steps", "out"}
+                    {"cell", "convolution", "lengths unknown", "reset", "noise", "trace", "transform", "dual", "no steps", "out"}
                 ),
             ),
             Backend("reference", dtypes=_FLOATS, devices=None, stopped_by=frozenset({"out"})),
@@ -100,11 +115,13 @@ def obstacles(call: Call, *, out: bool = False) -> set[str]:
     given = tensors(call)
     present = {
         "cell": not call.variant.vanilla or bool(call.variant.nonrecurrent_proj_size),
+        "convolution": call.variant.kernel is not None,
         "projection": bool(call.variant.proj_size),
         "lengths": call.lengths is not None,
         "lengths unknown": call.lengths is not None and not readable(call.lengths),
         "reset": call.reset is not None,
         "noise": any(part is not None for direction in call.directions for part in direction.noise),
+        "noise gradient": any(part is not None and part.requires_grad for d in call.directions for part in d.noise),
         "trace": call.trace,
         "tracing": torch._C._get_tracing_state() is not None,
         "transform": _functorch.peek_interpreter_stack() is not None,
@@ -116,6 +133,7 @@ def obstacles(call: Call, *, out: bool = False) -> set[str]:
         "no steps": not call.x.shape[0] or _all_empty(call.lengths),
     }
     present["out"] = out and present["gradient"]
+    present["noise gradient"] = present["noise gradient"] and present["gradient"]
     return {name for name, is_present in present.items() if is_present}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd.function import FunctionCtx
 
 from gatewise.ops.call import Call, Result, describe, rebuild, tensors
@@ -45,6 +46,9 @@ def _operator(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
     torch.library.impl(name, "default", func=run)
     # Differentiating is the matter of the Function below; without this, torch warns that nobody sees to it.
     torch.library.impl(name, "Autograd", func=torch.library.fallthrough_kernel)
+    # A saved program may be called under a transform of torch.func. It does not see into an operator, and gave zeros;
+    # from here on it sees what runs inside.
+    torch.library.impl(name, "FuncTorchDynamicLayerFrontMode", func=run)
     return getattr(torch.ops.gatewise, run.__name__)
 
 
@@ -84,6 +88,10 @@ def layer_backward(
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     """Return the gradients of a layer's wanted inputs."""
+    if _functorch.peek_interpreter_stack() is not None:
+        raise NotImplementedError(
+            "torch.func cannot transform the backward of a compiled layer; use the module itself."
+        )
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*gradients, *given)):
         raise NotImplementedError("a compiled layer cannot be differentiated twice; call the module itself for that.")
     # Leaving inference mode also puts autograd back into the dispatcher, wherever this is called from: else no output

@@ -1,0 +1,112 @@
+// Everything that is compiled once per instruction set, as a table of functions. None of them allocates or throws.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+
+#include "layer.h"
+#include "schedule.h"
+
+namespace gatewise {
+
+// What forward keeps for backward, each array indexed by row-step. The window arrays may hold some steps only; where a
+// chunk's step s lies there says Job::place. [·] is what one row-step takes; blocks and lines are those of layout.h.
+struct Saved {
+  // History, of all steps.
+  float* cells = nullptr;      // c, and n and m for the exponential update, `plane` apart: [blocks][kWidth]
+  std::size_t plane = 0;
+  float* seen = nullptr;       // [seen gates][H]
+  // Window.
+  float* gates = nullptr;      // [blocks][line]; the gradients of the pre-activations after backward
+  float* unprojected = nullptr;  // [padded H]
+  float* norm_x = nullptr;     // as gates: normalised products; their gradients after backward
+  float* norm_h = nullptr;
+  float* scale = nullptr;  // [5]: factors of the gradients of the products with x and h; scale, 1/std and mean of c
+};
+
+// Some chunks, for some steps, by one thread.
+struct Job {
+  const Layer* layer = nullptr;
+  const Sequence* sequence = nullptr;
+  const float* packed = nullptr;
+  const Chunk* const* chunks = nullptr;
+  std::size_t count = 0;
+  const std::ptrdiff_t* place = nullptr;  // by chunk index: row-step (chunk, s) lies at place + offset(s) in a window
+  std::size_t first = 0, last = 0;        // steps
+  Saved saved;
+  float* scratch = nullptr;
+  // Looked at before every step; work stops where it is true. poll, if not null, is called now and then and may set it.
+  std::atomic<bool>* stop = nullptr;
+  void (*poll)(void*) = nullptr;
+  void* polled = nullptr;
+};
+
+// The same steps, from the last to the first. `packed` holds the weights for forward, of which this reads peepholes and
+// gains.
+struct BackwardJob : Job {
+  const Gradients* gradients = nullptr;
+  const float* packed_backward = nullptr;
+  float* state = nullptr;  // by chunk index, state size each: the gradients of the states between windows
+  bool begins = false;     // this is the last window: gradients start from those of the final states
+  float* sums = nullptr;   // by chunk index: [blocks][Layout::sums], added to
+  // By row-step of the window, written here for reduce: where x, h of the step before and the gates seen stand.
+  const float** x_rows = nullptr;
+  const float** h_rows = nullptr;
+  const float** seen_rows = nullptr;
+  float* masked = nullptr;      // [R]: h after dropout
+  float* dprojected = nullptr;  // [P + N]: gradients of the projections' outputs
+  float* start_seen = nullptr;  // by chunk index: two rows of gates seen for each row, at the start and after resets
+  const float* zeros = nullptr;  // as many as the widest state
+};
+
+// The products of a window that give gradients of weights, for some blocks of packed weights.
+struct ReduceJob {
+  const Layer* layer = nullptr;
+  const Chunk* chunks = nullptr;
+  std::size_t chunk_count = 0;
+  const std::ptrdiff_t* place = nullptr;
+  std::size_t first = 0, last = 0;
+  Saved saved;
+  const float* const* x_rows = nullptr;
+  const float* const* h_rows = nullptr;
+  const float* const* seen_rows = nullptr;
+  const float* dprojected = nullptr;
+  float* dpacked = nullptr;  // added to
+  float* scratch = nullptr;
+  std::size_t item = 0;      // which part, below reduce_items()
+};
+
+struct MathArrays {
+  void (*exp)(const float* from, float* to, std::size_t count);
+  void (*sigmoid)(const float* from, float* to, std::size_t count);
+  void (*tanh)(const float* from, float* to, std::size_t count);
+};
+
+struct Sizes {
+  std::size_t width;             // lanes of a vector
+  std::size_t packed_forward, packed_backward, packed_gradient;
+  std::size_t gates, cells, unprojected;  // floats per row-step; cells is that of one plane
+  std::size_t seen;
+  std::size_t sums;              // per chunk
+  std::size_t state;             // per chunk, of backward
+  std::size_t forward_scratch, backward_scratch;  // per chunk of a job, and once more
+  std::size_t reduce_items, reduce_scratch;
+};
+
+struct Kernels {
+  const char* isa;
+  Sizes (*sizes)(const Layer& layer, const Sequence& sequence);
+  // One of `parts` parts of the whole; with no parts only what backward needs of it: peepholes, gains, projections.
+  void (*pack_forward)(const Layer& layer, const Weights& weights, float* packed, std::size_t part, std::size_t parts);
+  void (*pack_backward)(const Layer& layer, const Weights& weights, bool with_dx, float* packed, std::size_t part,
+                        std::size_t parts);
+  void (*forward)(const Job& job);
+  void (*backward)(const BackwardJob& job);
+  void (*reduce)(const ReduceJob& job);
+  // Turns packed gradients and the sums of all chunks into the gradients of the weights.
+  void (*unpack)(const Layer& layer, const float* dpacked, const float* sums, std::size_t chunks,
+                 float* const* dweights, std::size_t part, std::size_t parts);
+  MathArrays math;
+};
+
+}  // namespace gatewise

@@ -1,0 +1,86 @@
+// Where things lie in packed weights and in kept states: sizes that depend on the width of a vector.
+//
+// A block is kWidth hidden units, the last one padded with zeros; `line` is what it takes for one row of a block, the
+// vectors of its learned gates side by side.
+#pragma once
+
+#include "layer.h"
+#include "schedule.h"
+#include "simd.h"
+
+namespace gatewise {
+namespace {
+
+constexpr std::size_t kPanel = 4;  // vectors of a panel of outputs
+
+inline std::size_t vectors(std::size_t width) { return (width + kWidth - 1) / kWidth; }
+inline std::size_t lanes_of(std::size_t block, std::size_t width) {
+  const std::size_t left = width - block * kWidth;
+  return left < kWidth ? left : kWidth;
+}
+
+// A matrix cut into panels of kPanel vectors of outputs (the last one may have fewer), each [depth][vectors][kWidth].
+struct Panels {
+  std::size_t vectors = 0, depth = 0;
+  std::size_t size() const { return vectors * depth * kWidth; }
+  std::size_t count() const { return (vectors + kPanel - 1) / kPanel; }
+  std::size_t at(std::size_t panel) const { return panel * kPanel * depth * kWidth; }
+  std::size_t vectors_of(std::size_t panel) const {
+    const std::size_t left = vectors - panel * kPanel;
+    return left < kPanel ? left : kPanel;
+  }
+};
+
+struct Layout {
+  explicit Layout(const Layer& layer)
+      : blocks(vectors(layer.hidden)),
+        padded(blocks * kWidth),
+        line(layer.gates() * kWidth),
+        seen_depth(layer.seen_count * layer.hidden) {
+    for (std::size_t i = 0; i < layer.seen_count; ++i) {
+      const std::size_t end = layer.row.slot(layer.seen[i]) + 1;
+      if (end > seen_vectors) seen_vectors = end;
+    }
+    block = line * (1 + layer.inputs + layer.recurrent()) + seen_depth * seen_vectors * kWidth;
+    projection = {vectors(layer.projected) + vectors(layer.beside), layer.hidden};
+    dh = {vectors(layer.recurrent()), layer.hidden * layer.gates()};
+    dx = {vectors(layer.inputs), layer.hidden * layer.gates()};
+    dseen = {layer.seen_count * blocks, layer.hidden * seen_vectors};
+    dm = {blocks, layer.projected ? layer.width() : 0};
+  }
+
+  // Packed for forward: for each block [bias | x | h | seen], each [depth][line]; then the vectors below; then the
+  // projections.
+  std::size_t blocks, padded, line, seen_depth;
+  std::size_t seen_vectors = 0;  // gates of a block that the gates of the step before reach
+  std::size_t block = 0;
+  std::size_t x_at() const { return line; }
+  std::size_t h_at(const Layer& layer) const { return line * (1 + layer.inputs); }
+  std::size_t seen_at(const Layer& layer) const { return line * (1 + layer.inputs + layer.recurrent()); }
+  std::size_t peep_at(Gate gate) const { return blocks * block + gate * padded; }
+  std::size_t gain_at(bool recurrent) const { return blocks * block + kGates * padded + recurrent * blocks * line; }
+  std::size_t cell_gain_at(bool bias) const { return gain_at(true) + blocks * line + bias * padded; }
+  std::size_t projection_at() const { return cell_gain_at(true) + padded; }
+  Panels projection;
+  std::size_t forward_size() const { return projection_at() + projection.size(); }
+
+  // Packed for backward: gradients of h, x, the gates seen, and the cell's output before projection. Depth runs over
+  // (unit, gate); for dm over the outputs.
+  Panels dh, dx, dseen, dm;
+  std::size_t dx_at() const { return dh.size(); }
+  std::size_t dseen_at() const { return dx_at() + dx.size(); }
+  std::size_t dm_at() const { return dseen_at() + dseen.size(); }
+  std::size_t backward_size() const { return dm_at() + dm.size(); }
+
+  // Sums that backward forms over row-steps besides the products, for each chunk and block: biases, peepholes, gains.
+  std::size_t sums(const Layer& layer) const { return line + 3 * kWidth + (layer.layer_norm ? 2 * line + 2 * kWidth : 0); }
+
+  // Packed gradients of the weights: for each block [D + R + seen][line]; then the projections'.
+  std::size_t gradient_depth(const Layer& layer) const { return layer.inputs + layer.recurrent() + seen_depth; }
+  std::size_t gradient_size(const Layer& layer) const {
+    return blocks * line * gradient_depth(layer) + projection.size();
+  }
+};
+
+}  // namespace
+}  // namespace gatewise

@@ -1,0 +1,87 @@
+#include "memory.h"
+
+#include <algorithm>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace gatewise {
+namespace {
+
+constexpr std::align_val_t kCacheLine{64};
+
+struct Piece {
+  float* data;
+  std::size_t bytes;
+};
+
+class Store {
+ public:
+  Piece take(std::size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    auto best = kept_.end();
+    for (auto piece = kept_.begin(); piece != kept_.end(); ++piece)
+      if (piece->bytes >= bytes && piece->bytes <= bytes + bytes / 2 && (best == kept_.end() || piece->bytes < best->bytes))
+        best = piece;
+    if (best != kept_.end()) {
+      const Piece found = *best;
+      kept_.erase(best);
+      kept_bytes_ -= found.bytes;
+      used_bytes_ += found.bytes;
+      return found;
+    }
+    const Piece fresh = {static_cast<float*>(::operator new(bytes, kCacheLine)), bytes};
+    used_bytes_ += bytes;
+    most_ = std::max(most_, used_bytes_);
+    trim();
+    return fresh;
+  }
+
+  void give(Piece piece) noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    used_bytes_ -= piece.bytes;
+    try {
+      kept_.push_back(piece);
+    } catch (const std::bad_alloc&) {
+      ::operator delete(piece.data, kCacheLine);
+      return;
+    }
+    kept_bytes_ += piece.bytes;
+    trim();
+  }
+
+ private:
+  // Lets the oldest pieces go.
+  void trim() {
+    while (!kept_.empty() && kept_bytes_ + used_bytes_ > most_) {
+      kept_bytes_ -= kept_.front().bytes;
+      ::operator delete(kept_.front().data, kCacheLine);
+      kept_.erase(kept_.begin());
+    }
+  }
+
+  std::mutex mutex_;
+  std::vector<Piece> kept_;
+  std::size_t kept_bytes_ = 0, used_bytes_ = 0, most_ = 0;
+};
+
+// Never destroyed: buffers may come back while the process ends.
+Store& store() {
+  static Store* const only = new Store;
+  return *only;
+}
+
+}  // namespace
+
+Buffer::Buffer(std::size_t floats) {
+  if (!floats) return;
+  const Piece piece = store().take((floats * sizeof(float) + 63) / 64 * 64);
+  data_ = piece.data;
+  bytes_ = piece.bytes;
+}
+
+Buffer::~Buffer() {
+  if (data_) store().give({data_, bytes_});
+}
+
+}  // namespace gatewise

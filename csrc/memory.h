@@ -1,0 +1,32 @@
+// Memory that is kept and used again: fresh pages from the system would cost a training step more than they should.
+//
+// What is kept and what is in use together never exceed the most that was in use at once.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+namespace gatewise {
+
+class Buffer {
+ public:
+  Buffer() = default;
+  // Not initialised, aligned to a cache line. Throws std::bad_alloc.
+  explicit Buffer(std::size_t floats);
+  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Buffer();
+
+  float* data() const { return data_; }
+  explicit operator bool() const { return data_; }
+
+ private:
+  float* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace gatewise

@@ -1,0 +1,111 @@
+// The products: tiles of a few rows by a few vectors whose sums stay in registers.
+//
+// Each sum adds its terms one by one in the order of k, whatever the tile around it and wherever it is interrupted and
+// taken up again: that is why a row's bits depend neither on its neighbours nor on where a sequence was cut.
+#pragma once
+
+#include <utility>
+
+#include "schedule.h"
+#include "simd.h"
+
+namespace gatewise {
+namespace {
+
+template <std::size_t kRows, std::size_t kVectors>
+using Tile = Floats[kRows][kVectors];
+
+// The most rows of a tile whose sums fit the registers.
+constexpr std::size_t tile_rows(std::size_t vectors) {
+  return kRegisters / vectors < kChunk ? kRegisters / vectors : kChunk;
+}
+
+// Adds `count` products: row r's element k times the vectors of panel line k, of which the first kUsed are there.
+template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors>
+[[gnu::always_inline]] inline void multiply(Tile<kRows, kVectors>& sum, const float* const (&rows)[kRows],
+                                            const float* panel, std::size_t count) {
+#pragma GCC unroll 2
+  for (std::size_t k = 0; k < count; ++k) {
+    Floats value[kRows];
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < kRows; ++r) value[r] = broadcast(rows[r][k]);
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kUsed; ++v) {
+      const Floats weights = load(panel + (k * kUsed + v) * kWidth);
+#pragma GCC unroll 8
+      for (std::size_t r = 0; r < kRows; ++r) sum[r][v] = fma(weights, value[r], sum[r][v]);
+    }
+  }
+}
+
+// The same with rows that are lines of gates: depth runs over (unit, gate), for the units first <= u < last. Lines of a
+// block lie `line` apart and blocks `block` apart.
+template <std::size_t kRows, std::size_t kVectors>
+[[gnu::always_inline]] inline void multiply_gates(Tile<kRows, kVectors>& sum, const float* lines, std::size_t line,
+                                                  std::size_t block, std::size_t gates, const float* panel,
+                                                  std::size_t first, std::size_t last) {
+  for (std::size_t unit = first; unit < last; ++unit) {
+    const float* from = lines + unit / kWidth * block + unit % kWidth;
+    for (std::size_t gate = 0; gate < gates; ++gate, from += kWidth, panel += kVectors * kWidth) {
+      Floats value[kRows];
+#pragma GCC unroll 8
+      for (std::size_t r = 0; r < kRows; ++r) value[r] = broadcast(from[r * line]);
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kVectors; ++v) {
+        const Floats weights = load(panel + v * kWidth);
+#pragma GCC unroll 8
+        for (std::size_t r = 0; r < kRows; ++r) sum[r][v] = fma(weights, value[r], sum[r][v]);
+      }
+    }
+  }
+}
+
+// Calls tile.template run<rows, kVectors>(row) until all rows are done, in tiles of nearly equal height.
+template <std::size_t kVectors, class Job>
+[[gnu::always_inline]] inline void tiles_of(const Job& job, std::size_t rows) {
+  constexpr std::size_t kMost = tile_rows(kVectors);
+  static constexpr auto kRun = []<std::size_t... kRow>(std::index_sequence<kRow...>) {
+    struct {
+      void (*run[kMost])(const Job&, std::size_t);
+    } table = {{(+[](const Job& j, std::size_t row) { j.template run<kRow + 1, kVectors>(row); })...}};
+    return table;
+  }(std::make_index_sequence<kMost>{});
+  std::size_t left = (rows + kMost - 1) / kMost;
+  for (std::size_t row = 0; row < rows; --left) {
+    const std::size_t take = (rows - row + left - 1) / left;
+    kRun.run[take - 1](job, row);
+    row += take;
+  }
+}
+
+template <class Job>
+inline void tiles(const Job& job, std::size_t rows, std::size_t vectors) {
+  switch (vectors) {
+    case 1:
+      return tiles_of<1>(job, rows);
+    case 2:
+      return tiles_of<2>(job, rows);
+    case 3:
+      return tiles_of<3>(job, rows);
+    default:
+      return tiles_of<4>(job, rows);
+  }
+}
+
+// Loads the sums of rows from `row`: vector v of row r lies at from + r * line + v * vector.
+template <std::size_t kRows, std::size_t kVectors>
+[[gnu::always_inline]] inline void load_tile(Tile<kRows, kVectors>& sum, const float* from, std::size_t line,
+                                             std::size_t vector) {
+  for (std::size_t r = 0; r < kRows; ++r)
+    for (std::size_t v = 0; v < kVectors; ++v) sum[r][v] = load(from + r * line + v * vector);
+}
+
+template <std::size_t kRows, std::size_t kVectors>
+[[gnu::always_inline]] inline void store_tile(const Tile<kRows, kVectors>& sum, float* to, std::size_t line,
+                                              std::size_t vector) {
+  for (std::size_t r = 0; r < kRows; ++r)
+    for (std::size_t v = 0; v < kVectors; ++v) store(to + r * line + v * vector, sum[r][v]);
+}
+
+}  // namespace
+}  // namespace gatewise

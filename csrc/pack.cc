@@ -1,0 +1,217 @@
+// Weights into the order in which the kernels read them, and gradients back. layout.h says where things lie.
+#include <cstring>
+
+#include "kernels.h"
+#include "layout.h"
+
+namespace gatewise {
+namespace {
+
+// to[k][lane] = rows[lane][k] for the columns of some rows, lines `line` apart. A few columns at a time, so that the
+// lines being written stay in the first-level cache until all lanes have filled them.
+void transpose_in(const float* rows, std::size_t columns, std::size_t lanes, float* to, std::size_t line) {
+  constexpr std::size_t kStrip = 16;
+  for (std::size_t start = 0; start < columns; start += kStrip) {
+    const std::size_t end = start + kStrip < columns ? start + kStrip : columns;
+    for (std::size_t lane = 0; lane < kWidth; ++lane)
+      for (std::size_t k = start; k < end; ++k) to[k * line + lane] = lane < lanes ? rows[lane * columns + k] : 0.0f;
+  }
+}
+
+void transpose_out(const float* from, std::size_t line, std::size_t columns, std::size_t lanes, float* rows) {
+  constexpr std::size_t kStrip = 16;
+  for (std::size_t start = 0; start < columns; start += kStrip) {
+    const std::size_t end = start + kStrip < columns ? start + kStrip : columns;
+    for (std::size_t lane = 0; lane < lanes; ++lane)
+      for (std::size_t k = start; k < end; ++k) rows[lane * columns + k] = from[k * line + lane];
+  }
+}
+
+// The part of `count` things that falls to one of several workers.
+struct Share {
+  std::size_t first, last;
+  Share(std::size_t count, std::size_t part, std::size_t parts)
+      : first(count * part / parts), last(count * (part + 1) / parts) {}
+};
+
+void copy_vector(const float* from, std::size_t width, std::size_t padded, float* to) {
+  std::memset(to, 0, padded * sizeof(float));
+  if (from) std::memcpy(to, from, width * sizeof(float));
+}
+
+constexpr Gate kEvery[] = {kI, kF, kO, kG};
+
+void pack_block(const Layer& layer, const Layout& layout, const Weights& weights, std::size_t block, float* to) {
+  const std::size_t lanes = lanes_of(block, layer.hidden), line = layout.line;
+  for (const Gate gate : kEvery) {
+    if (!layer.row.learned(gate)) continue;
+    const std::size_t row = layer.order[gate] * layer.hidden + block * kWidth;
+    float* at = to + layer.row.slot(gate) * kWidth;
+    Floats bias = {};
+    if (layer.bias) bias = load_some(weights[kBiasIh] + row, lanes) + load_some(weights[kBiasHh] + row, lanes);
+    store(at, bias);
+    transpose_in(weights[kWeightIh] + row * layer.inputs, layer.inputs, lanes, at + layout.x_at(), line);
+    transpose_in(weights[kWeightHh] + row * layer.recurrent(), layer.recurrent(), lanes, at + layout.h_at(layer), line);
+  }
+  if (!layer.seen_count) return;
+  const std::size_t seen_line = layout.seen_vectors * kWidth;
+  float* seen = to + layout.seen_at(layer);
+  std::memset(seen, 0, layout.seen_depth * seen_line * sizeof(float));
+  for (std::size_t i = 0; i < layer.seen_count; ++i)
+    transpose_in(weights[kWeightGates] + (i * layer.hidden + block * kWidth) * layout.seen_depth, layout.seen_depth, lanes,
+                 seen + layer.row.slot(layer.seen[i]) * kWidth, seen_line);
+}
+
+void pack_gains(const Layer& layer, const Layout& layout, const Weights& weights, float* packed) {
+  for (const bool recurrent : {false, true})
+    for (std::size_t block = 0; block < layout.blocks; ++block)
+      for (const Gate gate : kEvery) {
+        if (!layer.row.learned(gate)) continue;
+        const float* from = weights[recurrent ? kNormHh : kNormIh] + layer.order[gate] * layer.hidden + block * kWidth;
+        store(packed + layout.gain_at(recurrent) + block * layout.line + layer.row.slot(gate) * kWidth,
+              load_some(from, lanes_of(block, layer.hidden)));
+      }
+  copy_vector(weights[kNormCell], layer.hidden, layout.padded, packed + layout.cell_gain_at(false));
+  copy_vector(weights[kNormCellBias], layer.hidden, layout.padded, packed + layout.cell_gain_at(true));
+}
+
+// Where vector v of the projections' outputs comes from.
+struct Output {
+  const float* rows;  // [.., H], from the vector's first row on
+  std::size_t lanes;
+};
+
+Output output_of(const Layer& layer, const float* own, const float* beside, std::size_t v) {
+  const std::size_t first = vectors(layer.projected);
+  const bool second = v >= first;
+  const std::size_t at = second ? v - first : v;
+  return {(second ? beside : own) + at * kWidth * layer.hidden, lanes_of(at, second ? layer.beside : layer.projected)};
+}
+
+// Rows of a matrix whose columns are the outputs, side by side in panels: depth d of the panels is `rows(d)`, or zeros
+// where that is null. `at` is the first vector, `width` the number of columns.
+template <class Rows>
+void pack_rows(const Panels& shape, std::size_t first_vector, std::size_t width, Rows rows, float* packed) {
+  for (std::size_t v = 0; v < vectors(width); ++v) {
+    const std::size_t vector = first_vector + v, panel = vector / kPanel, line = shape.vectors_of(panel) * kWidth;
+    float* to = packed + shape.at(panel) + vector % kPanel * kWidth;
+    const std::size_t lanes = lanes_of(v, width);
+    for (std::size_t d = 0; d < shape.depth; ++d) {
+      const float* from = rows(d);
+      store(to + d * line, from ? load_some(from + v * kWidth, lanes) : Floats{});
+    }
+  }
+}
+
+}  // namespace
+
+namespace GATEWISE_ISA {
+
+void pack_forward(const Layer& layer, const Weights& weights, float* packed, std::size_t part, std::size_t parts) {
+  const Layout layout(layer);
+  const Share share(parts ? layout.blocks : 0, part, parts ? parts : 1);
+  for (std::size_t block = share.first; block < share.last; ++block)
+    pack_block(layer, layout, weights, block, packed + block * layout.block);
+  if (part) return;
+  for (const Gate gate : {kI, kF, kO})
+    if (layer.row.gates[gate].peep != Peep::kNone)
+      copy_vector(weights[kPeephole] + layer.peep_order[gate] * layer.hidden, layer.hidden, layout.padded,
+                  packed + layout.peep_at(gate));
+  if (layer.layer_norm) pack_gains(layer, layout, weights, packed);
+  for (std::size_t v = 0; v < layout.projection.vectors; ++v) {
+    const Output output = output_of(layer, weights[kWeightHr], weights[kWeightHp], v);
+    const std::size_t panel = v / kPanel, line = layout.projection.vectors_of(panel) * kWidth;
+    transpose_in(output.rows, layer.hidden, output.lanes,
+                 packed + layout.projection_at() + layout.projection.at(panel) + v % kPanel * kWidth, line);
+  }
+}
+
+void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, float* packed, std::size_t part,
+                   std::size_t parts) {
+  (void)parts;
+  if (part) return;
+  const Layout layout(layer);
+  std::size_t row_block[kGates] = {}, seen_number[kGates];
+  for (std::size_t& number : seen_number) number = kGates;
+  for (const Gate gate : kEvery)
+    if (layer.row.learned(gate)) row_block[layer.row.slot(gate)] = layer.order[gate];
+  for (std::size_t i = 0; i < layer.seen_count; ++i) seen_number[layer.row.slot(layer.seen[i])] = i;
+  const std::size_t gates = layer.gates(), hidden = layer.hidden;
+  const auto row = [&](std::size_t d) { return row_block[d % gates] * hidden + d / gates; };
+  pack_rows(layout.dh, 0, layer.recurrent(),
+            [&](std::size_t d) { return weights[kWeightHh] + row(d) * layer.recurrent(); }, packed);
+  if (with_dx)
+    pack_rows(layout.dx, 0, layer.inputs, [&](std::size_t d) { return weights[kWeightIh] + row(d) * layer.inputs; },
+              packed + layout.dx_at());
+  for (std::size_t i = 0; i < layer.seen_count; ++i) {
+    const auto seen = [&](std::size_t d) -> const float* {
+      const std::size_t number = seen_number[d % layout.seen_vectors], unit = d / layout.seen_vectors;
+      if (number == kGates) return nullptr;
+      return weights[kWeightGates] + (number * hidden + unit) * layout.seen_depth + i * hidden;
+    };
+    pack_rows(layout.dseen, i * layout.blocks, hidden, seen, packed + layout.dseen_at());
+  }
+  if (layer.projected) {
+    const auto output = [&](std::size_t d) {
+      return d < layer.projected ? weights[kWeightHr] + d * hidden : weights[kWeightHp] + (d - layer.projected) * hidden;
+    };
+    pack_rows(layout.dm, 0, hidden, output, packed + layout.dm_at());
+  }
+}
+
+// Adds up one vector of the sums over all chunks.
+static Floats total(const float* sums, std::size_t chunks, std::size_t stride) {
+  Floats sum = {};
+  for (std::size_t k = 0; k < chunks; ++k) sum = sum + load(sums + k * stride);
+  return sum;
+}
+
+void unpack(const Layer& layer, const float* dpacked, const float* sums, std::size_t chunks, float* const* dweights,
+            std::size_t part, std::size_t parts) {
+  const Layout layout(layer);
+  const std::size_t line = layout.line, per_block = layout.sums(layer), stride = layout.blocks * per_block;
+  const std::size_t hidden = layer.hidden, wide = layer.recurrent();
+  const auto put = [&](std::size_t kind, std::size_t row, std::size_t lanes, const float* from) {
+    if (dweights[kind]) store_some(dweights[kind] + row, total(from, chunks, stride), lanes);
+  };
+  const Share share(layout.blocks, part, parts);
+  for (std::size_t block = share.first; block < share.last; ++block) {
+    const std::size_t lanes = lanes_of(block, hidden), column = block * kWidth;
+    const float* at = dpacked + block * line * layout.gradient_depth(layer);
+    const float* sum = sums + block * per_block;
+    const float* gains = sum + line + 3 * kWidth;
+    for (const Gate gate : kEvery) {
+      if (!layer.row.learned(gate)) continue;
+      const std::size_t row = layer.order[gate] * hidden + column, slot = layer.row.slot(gate) * kWidth;
+      if (float* to = dweights[kWeightIh]) transpose_out(at + slot, line, layer.inputs, lanes, to + row * layer.inputs);
+      if (float* to = dweights[kWeightHh])
+        transpose_out(at + layer.inputs * line + slot, line, wide, lanes, to + row * wide);
+      for (const Weight bias : {kBiasIh, kBiasHh}) put(bias, row, lanes, sum + slot);
+      if (layer.row.gates[gate].peep != Peep::kNone)
+        put(kPeephole, layer.peep_order[gate] * hidden + column, lanes, sum + line + gate * kWidth);
+      if (!layer.layer_norm) continue;
+      put(kNormIh, row, lanes, gains + slot);
+      put(kNormHh, row, lanes, gains + line + slot);
+    }
+    if (layer.layer_norm) {
+      put(kNormCell, column, lanes, gains + 2 * line);
+      put(kNormCellBias, column, lanes, gains + 2 * line + kWidth);
+    }
+    for (std::size_t i = 0; dweights[kWeightGates] && i < layer.seen_count; ++i)
+      transpose_out(at + (layer.inputs + wide) * line + layer.row.slot(layer.seen[i]) * kWidth, line, layout.seen_depth,
+                    lanes, dweights[kWeightGates] + (i * hidden + column) * layout.seen_depth);
+  }
+  if (part || !layer.projected) return;
+  const float* from = dpacked + layout.blocks * line * layout.gradient_depth(layer);
+  for (std::size_t v = 0; v < layout.projection.vectors; ++v) {
+    const Output output = output_of(layer, dweights[kWeightHr], dweights[kWeightHp], v);
+    const bool wanted = v < vectors(layer.projected) ? dweights[kWeightHr] : dweights[kWeightHp];
+    const std::size_t panel = v / kPanel;
+    if (wanted)
+      transpose_out(from + layout.projection.at(panel) + v % kPanel * kWidth,
+                    layout.projection.vectors_of(panel) * kWidth, hidden, output.lanes, const_cast<float*>(output.rows));
+  }
+}
+
+}  // namespace GATEWISE_ISA
+}  // namespace gatewise

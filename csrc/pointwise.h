@@ -1,0 +1,109 @@
+// The equations of the cells between the products: one block of hidden units for the rows of one chunk.
+//
+// What a cell is made of is a Row. The rows of the literature, without options, are compiled each by itself; every
+// other row and all options run through the same source with the row read at run time.
+#pragma once
+
+#include <initializer_list>
+#include <utility>
+
+#include "layer.h"
+#include "simd.h"
+
+namespace gatewise {
+namespace GATEWISE_ISA {
+
+enum class Stage : std::uint8_t { kWhole, kCell, kOutput };
+
+// What only options need. Pointers to rows are arrays of kChunk.
+struct ForwardExtras {
+  Stage stage = Stage::kWhole;  // layer normalisation needs c of all blocks before the first h
+  bool clips = false, keeps_pre = false;
+  float clip = 0.0f;
+  const float* const* h_mask = nullptr;  // rows of M for h, with h_old the rows of h of the step before
+  const float* const* h_old = nullptr;
+  const float* const* c_mask = nullptr;
+  float* const* trace[kTraces] = {};  // rows to write gates and states to
+  float* const* seen[kGates] = {};    // rows of the gates that the next step sees
+  float* fresh = nullptr;             // [rows][kWidth]: the new c, from kCell to kOutput
+  const float* c_mean = nullptr;      // [rows]: ĉ = (c * scale - mean) * rstd
+  const float* c_scale = nullptr;     // [rows][2]: scale, rstd
+  const float *c_gain = nullptr, *c_bias = nullptr;  // at the block
+};
+
+struct ForwardBlock {
+  std::size_t rows = 0, lanes = 0, column = 0;
+  float* gates = nullptr;  // [rows][line]: pre-activations in, activations out (pre-activations if keeps_pre)
+  float* c = nullptr;      // [rows][kWidth], in place; n and m lie `plane` further on each
+  std::size_t plane = 0;
+  float* kept = nullptr;  // the new c [rows][kWidth] for backward, n and m `kept_plane` further on; or null
+  std::size_t kept_plane = 0;
+  float* const* out = nullptr;         // rows of h, or of what is to be projected, written at `column`
+  const float* peep[kGates] = {};      // at the block
+  const ForwardExtras* extras = nullptr;  // null in the compiled rows
+};
+
+struct BackwardExtras {
+  bool clips = false, keeps_pre = false;
+  float clip = 0.0f;
+  const float* const* h_mask = nullptr;
+  const float* const* c_mask = nullptr;
+  const float* const* dtrace[kTraces] = {};  // rows of gradients of gates and states
+  const float* dseen[kGates] = {};           // [rows][kWidth], of the gates as the next step saw them
+  float* carry = nullptr;                    // [rows][kWidth]: what of dh passes by the cell to the step before
+  // Layer normalisation of c: kOutput writes ĉ and its gradient, which becomes c's before kCell.
+  Stage stage = Stage::kWhole;
+  const float *c_mean = nullptr, *c_scale = nullptr;
+  const float *c_gain = nullptr, *c_bias = nullptr;
+  float* hat = nullptr;        // [rows][kWidth]
+  float* normalised = nullptr;  // [rows][kWidth]
+  float *dgain = nullptr, *dshift = nullptr;  // [kWidth], added to
+};
+
+struct BackwardBlock {
+  std::size_t rows = 0, lanes = 0, column = 0;
+  float* gates = nullptr;        // [rows][line]: what forward kept in, gradients of the pre-activations out
+  const float* c_old = nullptr;  // [rows][kWidth]: the state before the step; n and m `old_plane` further on
+  std::size_t old_plane = 0;
+  const float* dh = nullptr;     // [rows][kWidth], from the step after
+  const float* const* dy = nullptr;  // rows, or null
+  float* dc = nullptr;               // [rows][kWidth], in place; dn and dm `plane` further on
+  std::size_t plane = 0;
+  const float* peep[kGates] = {};
+  float* dbias = nullptr;  // [learned gates][kWidth], added to
+  float* dpeep = nullptr;  // [i, f, o][kWidth], added to
+  const BackwardExtras* extras = nullptr;
+};
+
+using ForwardPoint = void (*)(const Row&, const ForwardBlock&);
+using BackwardPoint = void (*)(const Row&, const BackwardBlock&);
+
+// The function for a row: a compiled one if there is one and no options are in the way.
+ForwardPoint forward_point(const Row& row, bool extras);
+BackwardPoint backward_point(const Row& row, bool extras);
+
+// The rows that are compiled each by itself. One line here and the cell has its own code.
+constexpr GateRow kSigmoid{Kind::kLearned, Squash::kSigmoid, Peep::kNone};
+constexpr GateRow kTanhG{Kind::kLearned, Squash::kTanh, Peep::kNone};
+constexpr GateRow kBefore{Kind::kLearned, Squash::kSigmoid, Peep::kBefore};
+constexpr GateRow kAfter{Kind::kLearned, Squash::kSigmoid, Peep::kAfter};
+constexpr GateRow kOpenGate{Kind::kOpen, Squash::kIdentity, Peep::kNone};
+constexpr GateRow kCoupledGate{Kind::kCoupled, Squash::kIdentity, Peep::kNone};
+constexpr GateRow kLinearG{Kind::kLearned, Squash::kIdentity, Peep::kNone};
+constexpr GateRow kWideG{Kind::kLearned, Squash::kWideSigmoid, Peep::kNone};
+
+constexpr Row kRows[] = {
+    {Update::kAdditive, {kSigmoid, kSigmoid, kSigmoid, kTanhG}, Squash::kTanh},      // lstm, np
+    {Update::kAdditive, {kBefore, kBefore, kAfter, kTanhG}, Squash::kTanh},          // peephole
+    {Update::kAdditive, {kBefore, kCoupledGate, kAfter, kTanhG}, Squash::kTanh},     // cifg
+    {Update::kAdditive, {kSigmoid, kCoupledGate, kSigmoid, kTanhG}, Squash::kTanh},  // cifg without peepholes
+    {Update::kAdditive, {kOpenGate, kBefore, kAfter, kTanhG}, Squash::kTanh},        // nig
+    {Update::kAdditive, {kBefore, kOpenGate, kAfter, kTanhG}, Squash::kTanh},        // nfg
+    {Update::kAdditive, {kBefore, kBefore, kOpenGate, kTanhG}, Squash::kTanh},       // nog
+    {Update::kAdditive, {kBefore, kBefore, kAfter, kLinearG}, Squash::kTanh},        // niaf
+    {Update::kAdditive, {kBefore, kBefore, kAfter, kTanhG}, Squash::kIdentity},      // noaf
+    {Update::kAdditive, {kSigmoid, kOpenGate, kSigmoid, kWideG}, Squash::kCentredSigmoid},  // lstm-1997
+};
+
+}  // namespace GATEWISE_ISA
+}  // namespace gatewise

@@ -1,0 +1,80 @@
+// The squashing functions of the gates and their derivatives.
+#pragma once
+
+#include "layer.h"
+#include "math.h"
+
+namespace gatewise {
+namespace {
+
+[[gnu::always_inline]] inline Floats squash(Squash function, Floats x) {
+  switch (function) {
+    case Squash::kSigmoid:
+      return sigmoid(x);
+    case Squash::kTanh:
+      return tanh(x);
+    case Squash::kRelu:
+      return x < 0.0f ? broadcast(0.0f) : x;  // NaN stays
+    case Squash::kIdentity:
+      return x;
+    case Squash::kWideSigmoid:
+      return fma(broadcast(4.0f), sigmoid(x), broadcast(-2.0f));
+    case Squash::kCentredSigmoid:
+      return fma(broadcast(2.0f), sigmoid(x), broadcast(-1.0f));
+    case Squash::kExp:
+      return exp(x);
+  }
+  __builtin_unreachable();
+}
+
+// The derivative, from the value of the function.
+[[gnu::always_inline]] inline Floats slope(Squash function, Floats value) {
+  switch (function) {
+    case Squash::kSigmoid:
+      return fma(-value, value, value);
+    case Squash::kTanh:
+      return fma(-value, value, broadcast(1.0f));
+    case Squash::kRelu:
+      return value > 0.0f ? broadcast(1.0f) : broadcast(0.0f);
+    case Squash::kIdentity:
+      return broadcast(1.0f);
+    case Squash::kWideSigmoid:  // 4 s (1 - s) with s = (value + 2) / 4
+      return fma(value * -0.25f, value, broadcast(1.0f));
+    case Squash::kCentredSigmoid:  // 2 s (1 - s) with s = (value + 1) / 2
+      return fma(value * -0.5f, value, broadcast(0.5f));
+    case Squash::kExp:
+      return value;
+  }
+  __builtin_unreachable();
+}
+
+// min(0, x) - log(1 + e^-|x|), the logarithm by an artanh series: log(1 + u) = 2 artanh(u / (2 + u)) for 0 <= u <= 1.
+inline Floats log_sigmoid(Floats x) {
+  const Floats a = from_bits(bits(x) & 0x7fffffff);
+  const Floats u = exp(-a);
+  const Floats s = u / (u + 2.0f), q = s * s;
+  Floats p = broadcast(1.0f / 15);
+  p = fma(p, q, broadcast(1.0f / 13));
+  p = fma(p, q, broadcast(1.0f / 11));
+  p = fma(p, q, broadcast(1.0f / 9));
+  p = fma(p, q, broadcast(1.0f / 7));
+  p = fma(p, q, broadcast(1.0f / 5));
+  p = fma(p, q, broadcast(1.0f / 3));
+  p = fma(p, q, broadcast(1.0f));
+  return (x > 0.0f ? broadcast(0.0f) : x) - 2.0f * s * p;
+}
+
+// Values beyond the bound become the bound; NaN stays.
+inline Floats clamp(Floats x, float bound) {
+  x = x > bound ? broadcast(bound) : x;
+  return x < -bound ? broadcast(-bound) : x;
+}
+
+// `gradient` where clamp() leaves x as it is, else 0.
+inline Floats unclamped(Floats gradient, Floats x, float bound) {
+  gradient = x > bound ? broadcast(0.0f) : gradient;
+  return x < -bound ? broadcast(0.0f) : gradient;
+}
+
+}  // namespace
+}  // namespace gatewise

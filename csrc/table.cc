@@ -1,0 +1,70 @@
+// The table of one instruction set's functions.
+#include "kernels.h"
+#include "layout.h"
+#include "math.h"
+
+namespace gatewise {
+namespace {
+
+template <Floats (*kFunction)(Floats)>
+void apply(const float* from, float* to, std::size_t count) {
+  for (std::size_t i = 0; i < count; i += kWidth) {
+    const std::size_t lanes = count - i < kWidth ? count - i : kWidth;
+    store_some(to + i, kFunction(load_some(from + i, lanes)), lanes);
+  }
+}
+
+}  // namespace
+
+namespace GATEWISE_ISA {
+
+void pack_forward(const Layer&, const Weights&, float*, std::size_t, std::size_t);
+void pack_backward(const Layer&, const Weights&, bool, float*, std::size_t, std::size_t);
+void unpack(const Layer&, const float*, const float*, std::size_t, float* const*, std::size_t, std::size_t);
+void forward(const Job&);
+void backward(const BackwardJob&);
+void reduce(const ReduceJob&);
+std::size_t forward_scratch(const Layer&, const Sequence&);
+std::size_t backward_scratch(const Layer&, const Sequence&);
+std::size_t backward_state(const Layer&);
+std::size_t reduce_scratch();
+
+namespace {
+
+Sizes sizes(const Layer& layer, const Sequence& sequence) {
+  const Layout layout(layer);
+  return {
+      .width = kWidth,
+      .packed_forward = layout.forward_size(),
+      .packed_backward = layout.backward_size(),
+      .packed_gradient = layout.gradient_size(layer),
+      .gates = layout.blocks * layout.line,
+      .cells = layout.padded,
+      .unprojected = layout.padded,
+      .seen = layout.seen_depth,
+      .sums = layout.blocks * layout.sums(layer),
+      .state = backward_state(layer),
+      .forward_scratch = forward_scratch(layer, sequence),
+      .backward_scratch = backward_scratch(layer, sequence),
+      .reduce_items = layout.blocks + layout.projection.count(),
+      .reduce_scratch = reduce_scratch(),
+  };
+}
+
+}  // namespace
+
+extern const Kernels kernels;
+#define GATEWISE_STRING(name) #name
+#define GATEWISE_NAME(name) GATEWISE_STRING(name)
+const Kernels kernels = {GATEWISE_NAME(GATEWISE_ISA),
+                         sizes,
+                         pack_forward,
+                         pack_backward,
+                         forward,
+                         backward,
+                         reduce,
+                         unpack,
+                         {apply<exp>, apply<sigmoid>, apply<tanh>}};
+
+}  // namespace GATEWISE_ISA
+}  // namespace gatewise

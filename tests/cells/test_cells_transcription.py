@@ -41,7 +41,6 @@ MIXED: list[Case] = [
 ]
 STACKS: list[Case] = [
     ("rnn", {"num_layers": 3, "bidirectional": True}),
-    ("lstm", {"num_layers": 2, "residual": True}),
     ("lstm", {"num_layers": 3, "residual": True}),
     ("lstm", {"num_layers": 4, "residual": True, "bidirectional": True}),
     ("nig", {"num_layers": 3, "residual": True, "layer_norm": True}),

@@ -172,12 +172,12 @@ LACKED: dict[str, tuple[dict[str, Any], str]] = {
     "clip": ({"clip": 1.0}, "clip"),
     "layer_norm": ({"layer_norm": True}, "layer_norm"),
     "nonrecurrent_proj_size": ({"proj_size": 3, "nonrecurrent_proj_size": 2}, "nonrecurrent_proj_size"),
-    "residual": ({"residual": True}, "residual"),
+    "residual": ({"residual": True, "num_layers": 3}, "residual"),
     "zoneout": ({"zoneout": (0.0, 0.1)}, "zoneout"),
     "recurrent_dropout": ({"recurrent_dropout": 0.1}, "recurrent_dropout"),
     "weight_drop": ({"weight_drop": 0.1}, "weight_drop"),
     "learned_state": ({"learned_state": True}, "learned_state"),
-    "several": ({"residual": True, "weight_drop": 0.1, "clip": 1.0}, "clip, residual, weight_drop"),
+    "several": ({"residual": True, "num_layers": 3, "weight_drop": 0.1, "clip": 1.0}, "clip, residual, weight_drop"),
     "of rnn": ({"cell": "rnn", "clip": 1.0, "zoneout": 0.2}, "clip, zoneout"),
 }
 

@@ -110,7 +110,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
     "pickle": lambda value: pickle.loads(pickle.dumps(value)),
     "torch.save": lambda value: through_torch(value, weights_only=False),
 }
-FULL: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dropout": 0.1, "learned_state": True}
+FULL: dict[str, Any] = {"num_layers": 3, "bidirectional": True, "dropout": 0.1, "learned_state": True}
 FULL |= {"proj_size": P, "nonrecurrent_proj_size": N, "zoneout": (0.1, 0.2), "residual": True, "init": "chrono"}
 FULL |= {"peephole": True, "clip": 2.0, "layer_norm": True, "recurrent_dropout": 0.1, "weight_drop": 0.1}
 
@@ -383,7 +383,7 @@ def test_hooks_see_and_change_what_passes():
     assert seen[0][1][1]._fields == state._fields
 
 
-SHOWN = """num_layers=2, batch_first=True, dropout=0.1, bidirectional=True, proj_size=3, cell='cifg', clip=2.0,
+SHOWN = """num_layers=3, batch_first=True, dropout=0.1, bidirectional=True, proj_size=3, cell='cifg', clip=2.0,
 layer_norm=True, nonrecurrent_proj_size=2, residual=True, zoneout=(0.1, 0.2), recurrent_dropout=0.1, weight_drop=0.1,
 init='chrono', learned_state=True"""
 

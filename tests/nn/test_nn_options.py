@@ -291,6 +291,7 @@ def test_a_learned_state_gets_gradients(cell: str):
     [{}, {"bidirectional": True}, {"proj_size": P}, {"proj_size": P, "nonrecurrent_proj_size": N}, {"cell": "rnn"}],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:residual=True acts from the third layer up")
 @pytest.mark.parametrize("layers", [2, 3, 4])
 def test_residual_adds_the_input_from_the_third_layer_up(options: dict[str, Any], layers: int):
     stack = seeded(num_layers=layers, residual=True, **options)

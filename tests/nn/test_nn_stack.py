@@ -144,6 +144,7 @@ def test_empty_batches_and_sequences(shape: tuple[int, int]):
     assert all(state.h.shape[1] == shape[1] for state in states)
 
 
+@pytest.mark.filterwarnings("ignore:residual=True acts from the third layer up")
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("residual", [False, True])

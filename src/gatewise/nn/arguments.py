@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from numbers import Real
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 from gatewise.errors import InputError
-from gatewise.spec import Cell, check_option
+from gatewise.spec import Cell, Variant, check_option
 
 
 def check_size(name: str, value: object) -> None:
@@ -48,7 +49,22 @@ def zoneout_pair(value: object, cell: Cell) -> tuple[float, float]:
     pair = probability("zoneout", parts[0]), probability("zoneout", parts[1])
     if any(pair):
         check_option(cell, "zoneout")
-    return pair
+    if "c" in cell.states:
+        return pair
+    if pair[1] and isinstance(value, tuple | list):
+        raise InputError(f"zoneout={value!r} keeps an old c, but the cell {cell.name!r} has none: give one number.")
+    return pair[0], 0.0
+
+
+def of_variant(path: str, what: str) -> property:
+    """Make a property of a module that reads its variant's, such as "cell.name"."""
+    read = attrgetter(f"variant.{path}")
+
+    def refuse(module: object, value: object) -> None:
+        argument = path.removesuffix(".name")
+        raise AttributeError(f"{argument} cannot be changed after construction; make another module.")
+
+    return property(read, refuse, doc=what)
 
 
 def check_generator(generator: object) -> None:
@@ -71,6 +87,16 @@ def _float(value: object) -> float:
         return float(value)
     except OverflowError:
         return math.inf
+
+
+def shown_cell(variant: Variant, default: str = "lstm") -> dict[str, tuple[object, object]]:
+    """The value and the default of the arguments that choose the cell and what every module can do to it, by name."""
+    return {
+        "cell": (variant.cell.name, default),
+        "peephole": (variant.peephole, variant.cell.peephole),
+        "clip": (variant.clip, None),
+        "layer_norm": (variant.layer_norm, False),
+    }
 
 
 def differing(shown: Mapping[str, tuple[object, object]]) -> str:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from gatewise import ops
 from gatewise.errors import InputError
 from gatewise.nn import states
-from gatewise.nn.arguments import check_size, differing
-from gatewise.nn.parameters import Init, Scheme, redraw
-from gatewise.ops.checks import ShapeError, check_tensor
+from gatewise.nn.arguments import check_size, differing, of_variant, shown_cell
+from gatewise.nn.parameters import Init, Scheme, add, redraw
+from gatewise.ops.checks import check_tensor
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
-from gatewise.spec import check_flag, variant
+from gatewise.spec import variant
 
 
 @final
@@ -59,6 +59,11 @@ class LSTMCell(nn.Module):
         torch.Size([4, 8])
     """
 
+    cell = of_variant("cell.name", "The name of the cell.")
+    peephole = of_variant("peephole", "Whether the gates see the cell state.")
+    clip = of_variant("clip", "The bound of the pre-activations, or None.")
+    layer_norm = of_variant("layer_norm", "Whether pre-activations and cell state are normalised.")
+
     def __init__(
         self,
         input_size: int,
@@ -79,7 +84,6 @@ class LSTMCell(nn.Module):
         super().__init__()
         check_size("input_size", input_size)
         check_size("hidden_size", hidden_size)
-        check_flag("bias", bias)
         check_backend(backend)
         self.variant = variant(cell, peephole=peephole, clip=clip, layer_norm=layer_norm, bias=bias)
         self.init = Init(init, forget_bias, max_lag)
@@ -91,13 +95,12 @@ class LSTMCell(nn.Module):
         self._state = states.state_of(self.variant.cell)
         shapes = self.variant.shapes(input_size, hidden_size)
         self._kinds = tuple(shapes)
-        for kind, shape in shapes.items():
-            self.register_parameter(kind, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        add(self, shapes, "", device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as ``init`` and ``forget_bias`` say."""
-        redraw(self, [{kind: kind for kind in self._kinds}], self.variant, self.hidden_size, self.init)
+        redraw(self, self._kinds, [""], variant=self.variant, hidden=self.hidden_size, init=self.init)
 
     def forward(self, input: Tensor, hx: State | Tensor | None = None) -> Any:
         """Compute one step.
@@ -119,9 +122,8 @@ class LSTMCell(nn.Module):
         shape = (*input.shape[:-1], self.hidden_size)
         if hx is None:
             hx = tuple(x.new_zeros(shape) for _ in self.variant.cell.states)
-        for name, part in zip(self.variant.cell.states, hx, strict=True):
-            if part.shape != shape:
-                raise ShapeError(f"{name}_0 must have shape {list(shape)}, got {list(part.shape)}.")
+        else:
+            states.check_shapes(hx, dict.fromkeys(self.variant.cell.states, shape))
         weights = ops.Weights(**{kind: getattr(self, kind) for kind in self._kinds})
         batch = tuple(part.reshape(-1, self.hidden_size) for part in hx)
         result = ops.layer(x, [ops.Direction(batch, weights)], self.variant, backend=self.backend)
@@ -129,16 +131,6 @@ class LSTMCell(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, as torch prints them."""
-        own = self.variant
-        shown = {
-            "bias": (self.bias, True),
-            "cell": (own.cell.name, "lstm"),
-            "peephole": (own.peephole, own.cell.peephole),
-            "clip": (own.clip, None),
-            "layer_norm": (own.layer_norm, False),
-            "forget_bias": (self.init.forget_bias, None),
-            "init": (self.init.scheme, "torch"),
-            "max_lag": (self.init.max_lag, Init.max_lag),
-            "backend": (self.backend, "auto"),
-        }
+        shown = {"bias": (self.bias, True), **shown_cell(self.variant), **self.init.shown()}
+        shown |= {"backend": (self.backend, "auto")}
         return f"{self.input_size}, {self.hidden_size}" + differing(shown)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from gatewise import ops
 from gatewise.errors import InputError
 from gatewise.nn import states
-from gatewise.nn.arguments import check_size, differing
+from gatewise.nn.arguments import check_size, differing, of_variant, shown_cell
 from gatewise.nn.layout import Lengths, Trace, laid_out
-from gatewise.nn.parameters import Init, redraw, suffix
+from gatewise.nn.parameters import Init, create, redraw, rows
 from gatewise.ops.checks import ShapeError, check_tensor
 from gatewise.reference import State
 from gatewise.spec import check_flag, variant
@@ -80,6 +80,10 @@ class ConvLSTM(nn.Module):
         (torch.Size([10, 4, 8, 12, 16]), torch.Size([1, 4, 8, 12, 16]), torch.Size([24, 12, 16]))
     """
 
+    cell = of_variant("cell.name", "The name of the cell.")
+    peephole = of_variant("peephole", "Whether the gates see the cell state.")
+    clip = of_variant("clip", "The bound of the pre-activations, or None.")
+
     def __init__(  # noqa: PLR0917 - the order of LSTM's arguments
         self,
         input_size: int,
@@ -124,25 +128,19 @@ class ConvLSTM(nn.Module):
         self.batch_first = batch_first
         self.bidirectional = bidirectional
         self._state = states.state_of(self.variant.cell)
-        self._kinds: tuple[str, ...] = ()
-        for layer in range(num_layers):
-            shapes = self.variant.shapes(self._directions * hidden_size if layer else input_size, hidden_size)
-            self._kinds = tuple(shapes)
-            for direction in range(self._directions):
-                for kind, shape in shapes.items():
-                    parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-                    self.register_parameter(kind + suffix(layer, direction), parameter)
+        self._directions = 2 if bidirectional else 1
+        shape = (input_size, hidden_size, num_layers, self._directions)
+        self._kinds, self._suffixes = create(self, self.variant, shape, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as the class and ``forget_bias`` say."""
-        names = [{kind: kind + end for kind in self._kinds} for end in self._suffixes]
-        redraw(self, names, self.variant, self.hidden_size, self.init)
+        redraw(self, self._kinds, self._suffixes, variant=self.variant, hidden=self.hidden_size, init=self.init)
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """The weights of each layer and direction, in the order of the states' first dimension."""
-        return [[getattr(self, kind + end) for kind in self._kinds] for end in self._suffixes]
+        return rows(self, self._kinds, self._suffixes)
 
     def forward(
         self,
@@ -187,27 +185,16 @@ class ConvLSTM(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, as torch prints them."""
-        own = self.variant
         shown = {
             "num_layers": (self.num_layers, 1),
             "bias": (self.bias, True),
             "batch_first": (self.batch_first, False),
             "bidirectional": (self.bidirectional, False),
             "image_size": (self.image_size, None),
-            "cell": (own.cell.name, "peephole"),
-            "peephole": (own.peephole, own.cell.peephole),
-            "clip": (own.clip, None),
-            "forget_bias": (self.init.forget_bias, None),
+            **shown_cell(self.variant, default="peephole"),
+            **self.init.shown(),
         }
         return f"{self.input_size}, {self.hidden_size}, kernel_size={self.kernel_size}" + differing(shown)
-
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    @property
-    def _suffixes(self) -> list[str]:
-        return [suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
 
     def _run(
         self,

@@ -1,5 +1,6 @@
 """From torch's recurrent modules to ours, and back."""
 
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 from gatewise.errors import InputError
 from gatewise.nn.cell import LSTMCell
 from gatewise.nn.lstm import LSTM
-from gatewise.spec import variant
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -83,7 +83,7 @@ def to_torch(module: LSTM | LSTMCell) -> nn.LSTM | nn.RNN | nn.LSTMCell | nn.RNN
     cell = own.cell
     relu = {name: word for word, name in _RNN.items()}
     missing = [name for name, used in _beyond_torch(module).items() if used]
-    if not variant(cell.name, peephole=own.peephole).vanilla and cell.name not in relu:
+    if not replace(own, clip=None, layer_norm=False).vanilla and cell.name not in relu:
         missing.insert(0, f"cell {cell.name!r}" + (" with peepholes" if own.peephole else ""))
     if missing:
         raise InputError(f"torch has no {', '.join(missing)}.")

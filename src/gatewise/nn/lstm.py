@@ -14,9 +14,18 @@ from torch.nn.utils.rnn import PackedSequence
 from gatewise import ops
 from gatewise.errors import InputError
 from gatewise.nn import noise, packed, states
-from gatewise.nn.arguments import check_generator, check_projection, check_size, differing, probability, zoneout_pair
+from gatewise.nn.arguments import (
+    check_generator,
+    check_projection,
+    check_size,
+    differing,
+    of_variant,
+    probability,
+    shown_cell,
+    zoneout_pair,
+)
 from gatewise.nn.layout import Lengths, Trace, laid_out
-from gatewise.nn.parameters import Init, Scheme, redraw, suffix
+from gatewise.nn.parameters import Init, Scheme, create, redraw, rows
 from gatewise.ops.checks import ShapeError, check_tensor
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
@@ -55,7 +64,7 @@ class LSTM(nn.Module):
         nonrecurrent_proj_size: N, the width of Sak's second projection, which the output has beside h; 0 for none.
         residual: whether each layer from the third up adds its input to its output (Wu et al. 2016, GNMT).
         zoneout: probability in [0, 1] that a unit keeps its old h and c, or a pair for h and c; in evaluation the
-            expectation (Krueger et al. 2017).
+            expectation (Krueger et al. 2017). The attribute may be set later.
         recurrent_dropout: probability of dropping a unit of h where it recurs, one mask for each sequence, in
             training (Gal and Ghahramani 2016).
         weight_drop: probability of zeroing an element of ``weight_hh``, in training (Merity et al. 2018).
@@ -93,6 +102,12 @@ class LSTM(nn.Module):
         >>> output.shape, h.shape, layer.weight_peephole_l0.shape
         (torch.Size([4, 10, 8]), torch.Size([2, 4, 8]), torch.Size([24]))
     """
+
+    cell = of_variant("cell.name", "The name of the cell.")
+    peephole = of_variant("peephole", "Whether the gates see the cell state.")
+    clip = of_variant("clip", "The bound of the pre-activations, or None.")
+    layer_norm = of_variant("layer_norm", "Whether pre-activations and cell state are normalised.")
+    nonrecurrent_proj_size = of_variant("nonrecurrent_proj_size", "The width of Sak's second projection, or 0.")
 
     def __init__(  # noqa: PLR0917 - torch's signature
         self,
@@ -155,7 +170,7 @@ class LSTM(nn.Module):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self.residual = residual
-        self.zoneout = zoneout_pair(zoneout, self.variant.cell)
+        self.zoneout = zoneout
         self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
         self.weight_drop = probability("weight_drop", weight_drop)
         self.learned_state = learned_state
@@ -165,26 +180,38 @@ class LSTM(nn.Module):
             warnings.warn(
                 f"dropout={dropout} acts between layers only, and num_layers=1 has nothing between.", stacklevel=2
             )
+        if residual and num_layers < 3:
+            warnings.warn(
+                f"residual=True acts from the third layer up, and num_layers={num_layers} has none.", stacklevel=2
+            )
         self._widths = self.variant.state_sizes(hidden_size)
         self._state = states.state_of(self.variant.cell)
-        self._kinds: tuple[str, ...] = ()
-        for layer in range(num_layers):
-            width = self._directions * self.variant.output_size(hidden_size) if layer else input_size
-            shapes = self.variant.shapes(width, hidden_size)
-            self._kinds = tuple(shapes)
-            if learned_state:
-                shapes |= {f"{name}_0": (size,) for name, size in self._widths.items()}
-            for direction in range(self._directions):
-                for kind, shape in shapes.items():
-                    parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-                    self.register_parameter(kind + suffix(layer, direction), parameter)
+        self._directions = 2 if bidirectional else 1
+        shape = (input_size, hidden_size, num_layers, self._directions)
+        self._kinds, self._suffixes = create(
+            self, self.variant, shape, learned_state=learned_state, device=device, dtype=dtype
+        )
+        self._start_kinds = tuple(f"{name}_0" for name in self._widths) if learned_state else ()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as ``init`` and ``forget_bias`` say."""
         kinds = (*self._kinds, *self._start_kinds)
-        names = [{kind: kind + end for kind in kinds} for end in self._suffixes]
-        redraw(self, names, self.variant, self.hidden_size, self.init)
+        redraw(self, kinds, self._suffixes, variant=self.variant, hidden=self.hidden_size, init=self.init)
+
+    @property
+    def zoneout(self) -> tuple[float, float]:
+        """The probabilities that a unit keeps its old h and its old c; may be set to one number too."""
+        return self._zoneout
+
+    @zoneout.setter
+    def zoneout(self, value: float | tuple[float, float]) -> None:
+        self._zoneout = zoneout_pair(value, self.variant.cell)
+
+    @property
+    def mode(self) -> str:
+        """The cell in torch's words; "LSTM" for those that torch has not."""
+        return {"rnn": "RNN_TANH", "rnn-relu": "RNN_RELU"}.get(self.cell, "LSTM")
 
     def flatten_parameters(self) -> None:
         """Do nothing; here because code written for torch.nn.LSTM calls it."""
@@ -192,7 +219,7 @@ class LSTM(nn.Module):
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """The weights of each layer and direction, in the order of the states' first dimension."""
-        return [[getattr(self, kind + end) for kind in self._kinds] for end in self._suffixes]
+        return rows(self, self._kinds, self._suffixes)
 
     def forward(
         self,
@@ -240,7 +267,6 @@ class LSTM(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, as torch prints them."""
-        own = self.variant
         shown = {
             "proj_size": (self.proj_size, 0),
             "num_layers": (self.num_layers, 1),
@@ -248,34 +274,17 @@ class LSTM(nn.Module):
             "batch_first": (self.batch_first, False),
             "dropout": (self.dropout, 0.0),
             "bidirectional": (self.bidirectional, False),
-            "cell": (own.cell.name, "lstm"),
-            "peephole": (own.peephole, own.cell.peephole),
-            "clip": (own.clip, None),
-            "layer_norm": (own.layer_norm, False),
-            "nonrecurrent_proj_size": (own.nonrecurrent_proj_size, 0),
+            **shown_cell(self.variant),
+            "nonrecurrent_proj_size": (self.nonrecurrent_proj_size, 0),
             "residual": (self.residual, False),
             "zoneout": (self.zoneout, (0.0, 0.0)),
             "recurrent_dropout": (self.recurrent_dropout, 0.0),
             "weight_drop": (self.weight_drop, 0.0),
-            "forget_bias": (self.init.forget_bias, None),
-            "init": (self.init.scheme, "torch"),
-            "max_lag": (self.init.max_lag, Init.max_lag),
+            **self.init.shown(),
             "learned_state": (self.learned_state, False),
             "backend": (self.backend, "auto"),
         }
         return f"{self.input_size}, {self.hidden_size}" + differing(shown)
-
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    @property
-    def _start_kinds(self) -> list[str]:
-        return [f"{name}_0" for name in self._widths] if self.learned_state else []
-
-    @property
-    def _suffixes(self) -> list[str]:
-        return [suffix(layer, d) for layer in range(self.num_layers) for d in range(self._directions)]
 
     def _run(
         self,
@@ -318,8 +327,7 @@ class LSTM(nn.Module):
         return packed.spread(noise.drop(y[valid], self.dropout, self.generator), valid)
 
     def _direction(self, x: Tensor, index: int, state: State, start: State) -> ops.Direction:
-        layer, reverse = divmod(index, self._directions)
-        end = suffix(layer, reverse)
+        end = self._suffixes[index]
         weights = {kind: getattr(self, kind + end) for kind in self._kinds}
         if self.weight_drop and self.training:
             weights["weight_hh"] = noise.drop(weights["weight_hh"], self.weight_drop, self.generator)
@@ -334,7 +342,7 @@ class LSTM(nn.Module):
                 generator=self.generator,
             )
         begin = start if self.learned_state else None
-        return ops.Direction(state, ops.Weights(**weights), bool(reverse), begin, masks)
+        return ops.Direction(state, ops.Weights(**weights), bool(index % self._directions), begin, masks)
 
     def _shapes(self, x: Tensor) -> dict[str, tuple[int, ...]]:
         """The shape of each state."""
@@ -347,9 +355,8 @@ class LSTM(nn.Module):
         if not self.learned_state:
             zeros = tuple(x.new_zeros(batch, size) for size in self._widths.values())
             return [zeros] * (self.num_layers * self._directions)
-        return [
-            tuple(getattr(self, kind + end).expand(batch, -1) for kind in self._start_kinds) for end in self._suffixes
-        ]
+        learned = rows(self, self._start_kinds, self._suffixes)
+        return [tuple(start.expand(batch, -1) for start in own) for own in learned]
 
     def _run_packed(
         self, input: PackedSequence, hx: State | Tensor | None, lengths: object, reset: object, trace: bool

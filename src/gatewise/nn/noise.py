@@ -50,7 +50,7 @@ def draw(
     mask = kept(x, (batch, widths["h"]), recurrent, generator) if recurrent and training else None
     parts: list[Tensor | None] = []
     for name, p in zip(("h", "c"), zoneout, strict=True):
-        if not p or name not in widths:
+        if not p:
             parts.append(None)
         elif training:
             parts.append(_drawn(x, (steps, batch, widths[name]), 1 - p, generator))

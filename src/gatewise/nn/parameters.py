@@ -1,4 +1,4 @@
-"""What the parameters of a layer start as."""
+"""The parameters of the modules: their making, their names, and what they start as."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,66 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from gatewise.errors import InputError
 from gatewise.nn.arguments import check_number
-from gatewise.spec import Variant
+from gatewise.spec import Shapes, Variant
 
 Scheme = Literal["torch", "orthogonal", "chrono"]
 
 
-def suffix(layer: int, direction: int) -> str:
-    """Return what the names of a layer's parameters end in; direction 0 is forward, 1 backward."""
-    return f"_l{layer}_reverse" if direction else f"_l{layer}"
+def create(
+    module: nn.Module,
+    variant: Variant,
+    sizes: tuple[int, int, int, int],
+    *,
+    learned_state: bool = False,
+    device: torch.device | str | int | None,
+    dtype: torch.dtype | None,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give a module the parameters of all its layers and directions, not yet drawn.
+
+    Args:
+        module: the module.
+        variant: the cell and its options.
+        sizes: D, H, the number of layers and that of directions.
+        learned_state: whether there is a start for each state as well.
+        device: where to create them.
+        dtype: their dtype.
+
+    Returns:
+        The kinds of the weights, and what the names of each layer and direction end in, in the order of the states'
+        first dimension.
+    """
+    inputs, hidden, layers, directions = sizes
+    kinds: tuple[str, ...] = ()
+    ends: list[str] = []
+    for layer in range(layers):
+        shapes = variant.shapes(directions * variant.output_size(hidden) if layer else inputs, hidden)
+        kinds = tuple(shapes)
+        if learned_state:
+            shapes |= {f"{name}_0": (size,) for name, size in variant.state_sizes(hidden).items()}
+        for end in (f"_l{layer}", f"_l{layer}_reverse")[:directions]:
+            add(module, shapes, end, device=device, dtype=dtype)
+            ends.append(end)
+    return kinds, tuple(ends)
+
+
+def add(
+    module: nn.Module,
+    shapes: Shapes,
+    end: str,
+    *,
+    device: torch.device | str | int | None,
+    dtype: torch.dtype | None,
+) -> None:
+    """Give a module a parameter of each shape, not yet drawn; ``end``: what its name has after the kind."""
+    if isinstance(dtype, torch.dtype) and dtype.is_complex:
+        raise InputError(f"dtype must be real, such as torch.float32; no cell is defined for {dtype}.")
+    for kind, shape in shapes.items():
+        module.register_parameter(kind + end, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+
+
+def rows(module: nn.Module, kinds: Sequence[str], ends: Sequence[str]) -> list[list[Tensor]]:
+    """Return a module's parameters of these kinds, of each layer and direction, whatever they are parametrized by."""
+    return [[getattr(module, kind + end) for kind in kinds] for end in ends]
 
 
 @dataclass(frozen=True)
@@ -60,26 +112,37 @@ class Init:
         if not variant.bias and (self.scheme == "chrono" or self.forget_bias is not None):
             raise InputError("init='chrono' and forget_bias need biases: they cannot go with bias=False.")
 
+    def shown(self) -> dict[str, tuple[object, object]]:
+        """The value and the default of each argument of the modules, by name."""
+        return {
+            "forget_bias": (self.forget_bias, Init.forget_bias),
+            "init": (self.scheme, Init.scheme),
+            "max_lag": (self.max_lag, Init.max_lag),
+        }
+
 
 @torch.no_grad()
-def redraw(module: nn.Module, names: Sequence[Mapping[str, str]], variant: Variant, hidden: int, init: Init) -> None:
+def redraw(
+    module: nn.Module, kinds: Sequence[str], ends: Sequence[str], *, variant: Variant, hidden: int, init: Init
+) -> None:
     """Draw all parameters of a module anew.
 
     Args:
         module: the module. What it has parametrized is assigned, through the parametrization's inverse.
-        names: for each layer and direction the names of its parameters by their kind.
+        kinds: the kinds of its parameters.
+        ends: what the names of each layer and direction end in.
         variant: the cell and its options.
         hidden: H.
         init: how.
     """
-    for layer in names:
-        drawn = {kind: torch.empty_like(getattr(module, name)) for kind, name in layer.items()}
+    for end in ends:
+        drawn = {kind: torch.empty_like(getattr(module, kind + end)) for kind in kinds}
         reset(drawn, variant, hidden, init)
-        for kind, name in layer.items():
-            if is_parametrized(module, name):
-                setattr(module, name, drawn[kind])
+        for kind, value in drawn.items():
+            if is_parametrized(module, kind + end):
+                setattr(module, kind + end, value)
             else:
-                getattr(module, name).copy_(drawn[kind])
+                getattr(module, kind + end).copy_(value)
 
 
 def reset(parameters: Mapping[str, Tensor], variant: Variant, hidden: int, init: Init) -> None:

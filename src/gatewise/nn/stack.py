@@ -1,5 +1,6 @@
 """Layers of different cells and sizes one after another."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast, final
 
@@ -63,6 +64,10 @@ class Stack(nn.Module):
         self.residual = residual
         self.generator = generator
         _check_layers(layers, residual)
+        if residual and len(layers) < 3:
+            warnings.warn(
+                f"residual=True acts from the third layer up, and there are {len(layers)} layers.", stacklevel=2
+            )
         self.layers = nn.ModuleList(layers)
 
     def reset_parameters(self) -> None:

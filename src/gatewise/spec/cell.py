@@ -1,9 +1,9 @@
 """What a row of the cell table holds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from gatewise.errors import InputError
 
@@ -81,6 +81,7 @@ class Cell:
 
     Raises:
         InputError: the row contradicts itself.
+        TypeError: a field is of another type.
     """
 
     name: str
@@ -98,6 +99,11 @@ class Cell:
     states: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
+        # Lists would do as well, but could be changed.
+        object.__setattr__(self, "gates", _items("gates", self.gates, Gate, (tuple, list)))
+        object.__setattr__(self, "sees", _items("sees", self.sees, str, (tuple, list)))
+        options = _items("options", self.options, str, (frozenset, set, tuple, list))
+        object.__setattr__(self, "options", frozenset(options))
         self._check_words()
         learned = tuple(gate for gate in self.gates if gate.kind == "learned")
         object.__setattr__(self, "learned", learned)
@@ -120,12 +126,19 @@ class Cell:
     def _check_words(self) -> None:
         if not (isinstance(self.name, str) and self.name.strip() and self.name.isprintable()):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"the name of a cell must be printable text, got {self.name!r}.")
+        texts = [("title", self.title), ("paper", self.paper)]
+        for gate in self.gates:
+            texts += [("meaning", gate.meaning), ("complement", gate.complement)]
+        for what, text in texts:
+            if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"{what} must be text, got {type(text).__name__}.")
         words: list[tuple[str, str, tuple[str, ...]]] = [
             ("update", self.update, get_args(Update)),
             ("output_squash", self.output_squash, get_args(Squash)),
         ]
         for gate in self.gates:
             words += [("squash", gate.squash, get_args(Squash)), ("kind", gate.kind, ("learned", "open", "coupled"))]
+            words += [("peeps", gate.peeps, ("before", "after"))] if gate.peeps is not None else []
         for what, word, known in words:
             if word not in known:
                 raise InputError(f"{what} must be one of {', '.join(known)}, got {word!r}.")
@@ -158,3 +171,18 @@ class Cell:
         """Return the rows of one learned gate in weights that have ``len(learned) * hidden`` rows."""
         start = self.gate_names.index(gate) * hidden
         return slice(start, start + hidden)
+
+
+def _items(name: str, given: object, kind: type, holders: tuple[type, ...]) -> tuple[Any, ...]:
+    """Return the items of a row's field.
+
+    Raises:
+        TypeError: it holds something else, or is none of the holders.
+    """
+    if not isinstance(given, holders):
+        raise TypeError(f"{name} must be a {holders[0].__name__} of {kind.__name__}, got {type(given).__name__}.")
+    items = tuple(cast("Iterable[object]", given))
+    for item in items:
+        if not isinstance(item, kind):
+            raise TypeError(f"{name} must hold {kind.__name__} only, got {type(item).__name__}.")
+    return items

@@ -115,6 +115,7 @@ def register(cell: Cell) -> Cell:
 
     Raises:
         InputError: another cell has this name.
+        TypeError: it is no ``Cell``.
 
     Example:
         >>> from dataclasses import replace
@@ -123,6 +124,8 @@ def register(cell: Cell) -> Cell:
         >>> cell is CELLS["cifg-linear"]
         True
     """
+    if not isinstance(cell, Cell):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"register takes a gatewise.spec.Cell, got {type(cell).__name__}.")
     if _table.setdefault(cell.name, cell) != cell:
         raise InputError(f"there is another cell named {cell.name!r}.")
     return cell

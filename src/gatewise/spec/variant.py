@@ -4,15 +4,18 @@ import json
 import sys
 from collections import namedtuple
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from functools import cache
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache, lru_cache
 from typing import Any
 
 from gatewise.errors import InputError
-from gatewise.spec.cell import Cell, Option
+from gatewise.spec.cell import Cell, Gate, Option
 from gatewise.spec.cells import CELLS, LSTM, find
 
 Shapes = dict[str, tuple[int, ...]]
+
+_OWN = dict(CELLS)
+"""The cells that are in the table everywhere, before any is registered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Variant:
         kernel: height and width of the window, where products are 2-D convolutions (Shi et al. 2015); else None.
         image: height and width of the images, which peepholes of a convolutional cell are tied to; else None.
         peeping: the gates that peep, in the order of their rows.
-        text: all of these as one line of JSON, which ``parse_variant`` reads.
+        text: all of these as one line of JSON, which ``parse_variant`` reads; of a registered cell the whole row.
     """
 
     cell: Cell = LSTM
@@ -49,7 +52,7 @@ class Variant:
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
         peeping = tuple(gate.name for gate in self.cell.learned if gate.peeps) if self.peephole else ()
         object.__setattr__(self, "peeping", peeping)
-        object.__setattr__(self, "text", json.dumps(values | {"cell": self.cell.name}, sort_keys=True))
+        object.__setattr__(self, "text", json.dumps(values | {"cell": _written(self.cell)}, sort_keys=True))
 
     @property
     def vanilla(self) -> bool:
@@ -132,7 +135,31 @@ def variant(
         >>> variant("nig").peeping
         ('f', 'o')
     """
-    row = find(cell)
+    return _checked(
+        find(cell),
+        peephole=peephole,
+        layer_norm=layer_norm,
+        clip=clip,
+        proj_size=proj_size,
+        nonrecurrent_proj_size=nonrecurrent_proj_size,
+        bias=bias,
+        kernel=kernel,
+        image=image,
+    )
+
+
+def _checked(
+    row: Cell,
+    *,
+    peephole: bool | None,
+    layer_norm: bool,
+    clip: float | None,
+    proj_size: int,
+    nonrecurrent_proj_size: int,
+    bias: bool,
+    kernel: tuple[int, int] | None,
+    image: tuple[int, int] | None,
+) -> Variant:
     check_flag("bias", bias)
     check_flag("layer_norm", layer_norm)
     _check_sizes(proj_size, nonrecurrent_proj_size)
@@ -184,13 +211,30 @@ def _check_convolution(cell: Cell, wanted: Mapping[Option, object], image: objec
         )
 
 
+@lru_cache(maxsize=64)
 def parse_variant(text: str) -> Variant:
     """Read ``Variant.text``."""
     values: dict[str, Any] = json.loads(text)
     for name in ("kernel", "image"):
         if values[name] is not None:
             values[name] = tuple(values[name])
-    return variant(**values)
+    cell: Any = values.pop("cell")
+    return _checked(find(cell) if isinstance(cell, str) else _read(cell), **values)
+
+
+def _written(cell: Cell) -> str | dict[str, Any]:
+    """A cell as JSON knows it: its name, or its row where another process may have another cell of this name."""
+    if _OWN.get(cell.name) == cell:
+        return cell.name
+    values = asdict(cell)
+    row = {item.name: values[item.name] for item in fields(cell) if item.init}
+    return row | {"options": sorted(cell.options)}
+
+
+def _read(row: dict[str, Any]) -> Cell:
+    """Undo ``_written`` for a row."""
+    gates: Any = [Gate(**gate) for gate in row.pop("gates")]
+    return Cell(gates=gates, **row)
 
 
 def check_option(cell: Cell, option: Option) -> None:

@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 
-.PHONY: demo test lint types imports unit format bench clean
+.PHONY: demo test lint types imports unit format bench-quick bench bench-full clean
 
 demo: $(VENV)/installed
 	$(PY) examples/co2/demo.py
@@ -33,8 +33,15 @@ format: $(VENV)/installed
 	$(PY) -m ruff format
 	$(VENV)/bin/clang-format -i csrc/*
 
+# About 1 minute, 10, and 75 (every shape and peer). All figures go to build/, the table to the screen.
+bench-quick: $(VENV)/installed
+	$(PY) -m bench --suite quick --json build/bench-quick.json
+
 bench: $(VENV)/installed
-	$(PY) bench/lstm_forward.py
+	$(PY) -m bench --suite standard --json build/bench.json
+
+bench-full: $(VENV)/installed
+	$(PY) -m bench --suite full --json build/bench-full.json
 
 clean:
 	rm -rf $(VENV) build dist

@@ -81,7 +81,8 @@ class Group {
   bool options() const {
     bool traces = false;
     for (const float* trace : job_.gradients->dtrace) traces = traces || trace;
-    return layer_.keeps_pre() || layer_.layer_norm || layer_.seen_count || sequence_.h_mask || sequence_.c_mask || traces;
+    return layer_.keeps_pre() || layer_.layer_norm || layer_.seen_count || sequence_.h_mask || sequence_.c_mask ||
+           traces;
   }
 
   void attach(Rows& rows) {
@@ -152,7 +153,8 @@ class Group {
     const std::size_t dense = t * sequence_.rows + row, at = rows.window + r;
     rows.restarts[r] = sequence_.reset && restarts(sequence_, chunk, r, s);
     rows.any_restart = rows.any_restart || rows.restarts[r];
-    const float* h = s ? sequence_.y.at(chunk.time(r, s - 1, sequence_.reverse), row) : sequence_.state[kH] + row * wide;
+    const float* h =
+        s ? sequence_.y.at(chunk.time(r, s - 1, sequence_.reverse), row) : sequence_.state[kH] + row * wide;
     if (rows.restarts[r]) h = sequence_.start[kH] ? sequence_.start[kH] + row * wide : job_.zeros;
     if (sequence_.recurrent_mask) {
       float* masked = job_.masked + at * wide;
@@ -164,7 +166,7 @@ class Group {
     job_.h_rows[at] = h;
     if (layer_.seen_count)
       job_.seen_rows[at] = rows.restarts[r] ? seen_row(rows, r, true)
-                           : !s             ? seen_row(rows, r, false)
+                           : !s ? seen_row(rows, r, false)
                                 : job_.saved.seen + (chunk.base + chunk.offset(s - 1) + r) * layout_.seen_depth;
     if (job_.gradients->dy.data) rows.dy[r] = job_.gradients->dy.at(t, row);
     if (sequence_.h_mask) rows.h_mask[r] = sequence_.h_mask + dense * wide;
@@ -326,16 +328,18 @@ class Group {
     for (std::size_t k = 0; k < job_.count; ++k)
       chunks_[k] = {rows_[k].active, nullptr, rows_[k].active ? gates_at(rows_[k], of_h) : nullptr,
                     sequence_.h_mask && !sequence_.recurrent_mask ? rows_[k].carry : nullptr, rows_[k].dh};
-    panel_products(layout_.dh, packed, chunks_, job_.count, layout_.line, layer_.gates());
+    panel_products(layout_.dh, packed, chunks_, job_.count, layer_.gates(), layer_.gates());
     if (sequence_.recurrent_mask) unmask();
     if (layer_.seen_count) {
       for (std::size_t k = 0; k < job_.count; ++k) chunks_[k].from = nullptr, chunks_[k].to = rows_[k].dseen;
-      panel_products(layout_.dseen, packed + layout_.dseen_at(), chunks_, job_.count, layout_.line, layout_.seen_vectors);
+      panel_products(layout_.dseen, packed + layout_.dseen_at(), chunks_, job_.count, layer_.gates(),
+                     layout_.seen_vectors);
     }
     if (!job_.gradients->dx.data) return;
     for (std::size_t k = 0; k < job_.count; ++k)
-      chunks_[k] = {rows_[k].active, nullptr, rows_[k].active ? gates_at(rows_[k], of_x) : nullptr, nullptr, rows_[k].dx};
-    panel_products(layout_.dx, packed + layout_.dx_at(), chunks_, job_.count, layout_.line, layer_.gates());
+      chunks_[k] = {rows_[k].active, nullptr, rows_[k].active ? gates_at(rows_[k], of_x) : nullptr, nullptr,
+                    rows_[k].dx};
+    panel_products(layout_.dx, packed + layout_.dx_at(), chunks_, job_.count, layer_.gates(), layer_.gates());
     for (std::size_t k = 0; k < job_.count; ++k)
       for (std::size_t r = 0; r < rows_[k].active; ++r) store_dx(rows_[k], r, s);
   }

@@ -70,7 +70,8 @@ Layer make_layer(std::size_t inputs, std::size_t hidden, const std::string& upda
   for (const auto& words : gates) {
     if (words.size() != 4) throw std::invalid_argument("a gate is four words.");
     const Gate gate = word<Gate>(kGateNames, words[0]);
-    layer.row.gates[gate] = {word<Kind>(kKinds, words[1]), word<Squash>(kSquashes, words[2]), word<Peep>(kPeeps, words[3])};
+    layer.row.gates[gate] = {word<Kind>(kKinds, words[1]), word<Squash>(kSquashes, words[2]),
+                             word<Peep>(kPeeps, words[3])};
     if (layer.row.learned(gate)) layer.order[gate] = learned++;
     if (layer.row.gates[gate].peep != Peep::kNone) layer.peep_order[gate] = peeping++;
   }
@@ -79,8 +80,8 @@ Layer make_layer(std::size_t inputs, std::size_t hidden, const std::string& upda
   return layer;
 }
 
-// x, y and the dense tensors of a call: [steps, rows, x, x_time, x_row, y, y_time, y_row, lengths, reset, recurrent mask,
-// h mask, c mask].
+// x, y and the dense tensors of a call: [steps, rows, x, x_time, x_row, y, y_time, y_row, lengths, reset, recurrent
+// mask, h mask, c mask].
 Sequence make_sequence(bool reverse, const Addresses& call, const Addresses& state, const Addresses& start,
                        const Addresses& final, const Addresses& trace) {
   if (call.size() != 13) throw std::invalid_argument("a call is thirteen numbers.");

@@ -7,9 +7,9 @@
 namespace gatewise {
 
 // CMake writes isas.inc: GATEWISE_BUILT(name) for every instruction set it built, the best first.
-#define GATEWISE_BUILT(name)      \
-  namespace name {                \
-  extern const Kernels kernels;   \
+#define GATEWISE_BUILT(name)    \
+  namespace name {              \
+  extern const Kernels kernels; \
   }
 #include "isas.inc"
 #undef GATEWISE_BUILT

@@ -13,8 +13,10 @@ namespace {
 
 // Below this many multiplications a team costs more than it brings.
 constexpr double kWorthATeam = 1e6;
-// Chunks that go through time together: their rows share the weights while these are in the cache.
+// Chunks that go through time together share the weights while these are in the cache: as many as fill no more than
+// half of a small second-level cache with their gates, and at most this many.
 constexpr std::size_t kTogether = 8;
+constexpr std::size_t kTogetherBytes = std::size_t{256} << 10;
 // The gates of a window of backward take about this many bytes, so that they are still in a cache for reduce.
 constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
 
@@ -34,7 +36,9 @@ struct Plan {
     const double work = static_cast<double>(schedule.row_steps() * l.gates() * l.hidden) * depth;
     if (work < kWorthATeam) threads = 1;
     const std::size_t chunks = schedule.chunks().size();
-    std::size_t count = (chunks + kTogether - 1) / kTogether;
+    const std::size_t fit = kTogetherBytes / (kChunk * sizes.gates * sizeof(float));
+    const std::size_t together = std::clamp(fit, std::size_t{1}, kTogether);
+    std::size_t count = (chunks + together - 1) / together;
     count = std::min(chunks, (count + threads - 1) / threads * threads);
     groups.resize(count);
     for (const Chunk& chunk : schedule.chunks()) groups[chunk.index % count].push_back(&chunk);
@@ -95,7 +99,9 @@ void clear_outputs(const Plan& plan, const Chunk& chunk) {
 void pack(const Plan& plan, const Weights& weights, float* packed, bool all) {
   if (!all) return plan.kernels.pack_forward(plan.layer, weights, packed, 0, 0);
   const std::size_t parts = plan.threads;
-  auto work = [&](std::size_t, std::size_t part) { plan.kernels.pack_forward(plan.layer, weights, packed, part, parts); };
+  auto work = [&](std::size_t, std::size_t part) {
+    plan.kernels.pack_forward(plan.layer, weights, packed, part, parts);
+  };
   parallel(parts, parts, work);
 }
 
@@ -157,8 +163,9 @@ class Backward {
     const std::size_t row = plan.sequence.rows * plan.sizes.gates * sizeof(float);
     window_steps_ = std::clamp(kWindowBytes / std::max<std::size_t>(row, 1), std::size_t{1},
                                std::max<std::size_t>(plan.steps(), 1));
-    const std::size_t window_rows =
-        recomputes_ ? std::min(plan.schedule.row_steps(), window_steps_ * plan.sequence.rows) : plan.schedule.row_steps();
+    const std::size_t window_rows = recomputes_
+                                        ? std::min(plan.schedule.row_steps(), window_steps_ * plan.sequence.rows)
+                                        : plan.schedule.row_steps();
     const auto own_window = [&](Scratch& scratch) { take_window(plan, window_rows, scratch, job_.saved); };
     if (recomputes_) window_ = Buffer(floats_of(own_window));
     Scratch whole(window_.data());
@@ -233,8 +240,9 @@ class Backward {
     parallel(plan_.threads, plan_.groups.size(), steps);
     poll_.check();
     if (wants_weights()) {
-      auto products = [&](std::size_t worker, std::size_t item) { reduce(worker, item, first, last); };
-      parallel(plan_.threads, plan_.sizes.reduce_items, products);
+      const std::size_t parts = plan_.threads;
+      auto products = [&](std::size_t worker, std::size_t part) { reduce(worker, part, parts, first, last); };
+      parallel(plan_.threads, parts, products);
     }
     poll_.check();
   }
@@ -264,7 +272,7 @@ class Backward {
     plan_.kernels.backward(job);
   }
 
-  void reduce(std::size_t worker, std::size_t item, std::size_t first, std::size_t last) {
+  void reduce(std::size_t worker, std::size_t part, std::size_t parts, std::size_t first, std::size_t last) {
     ReduceJob job;
     job.layer = &plan_.layer;
     job.chunks = plan_.schedule.chunks().data();
@@ -279,7 +287,10 @@ class Backward {
     job.dprojected = job_.dprojected;
     job.dpacked = dpacked_;
     job.scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
-    job.item = item;
+    job.first_block = plan_.sizes.blocks * part / parts;
+    job.last_block = plan_.sizes.blocks * (part + 1) / parts;
+    job.first_panel = plan_.sizes.panels * part / parts;
+    job.last_panel = plan_.sizes.panels * (part + 1) / parts;
     plan_.kernels.reduce(job);
   }
 

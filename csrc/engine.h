@@ -25,9 +25,9 @@ struct Interrupted {};
 
 class Tape {
  public:
-  Buffer states;          // Saved's history
-  std::mutex mutex;       // guards what follows: a backward takes it away
-  Buffer window;          // Saved's window of the whole sequence, until the first backward; or nothing
+  Buffer states;     // Saved's history
+  std::mutex mutex;  // guards what follows: a backward takes it away
+  Buffer window;     // Saved's window of the whole sequence, until the first backward; or nothing
 };
 
 // Runs one direction of a layer. Fills padding of y and of traces with zeros. Throws std::bad_alloc, Interrupted.

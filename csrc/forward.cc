@@ -53,7 +53,8 @@ constexpr std::size_t kMaxPieces = 64;
 
 class Group {
  public:
-  Group(const Job& job, ForwardRows* rows, Scratch& scratch) : job_(job), layer_(*job.layer), layout_(layer_), rows_(rows) {
+  Group(const Job& job, ForwardRows* rows, Scratch& scratch)
+      : job_(job), layer_(*job.layer), layout_(layer_), rows_(rows) {
     take(scratch);
   }
 
@@ -109,7 +110,8 @@ class Group {
     const Sequence& s = *job_.sequence;
     bool traces = false;
     for (const float* trace : s.trace) traces = traces || trace;
-    return layer_.clips || layer_.layer_norm || layer_.seen_count || layer_.keeps_pre() || s.h_mask || s.c_mask || traces;
+    return layer_.clips || layer_.layer_norm || layer_.seen_count || layer_.keeps_pre() || s.h_mask || s.c_mask ||
+           traces;
   }
 
   void plan_pieces() {
@@ -127,7 +129,8 @@ class Group {
           filled = 0;
         }
         const std::size_t left = counts[source] - from, room = depth - filled, count = left < room ? left : room;
-        pieces_[piece_count_++] = {static_cast<Piece::Source>(source), from, count, starts[source] + from * lines[source]};
+        pieces_[piece_count_++] = {static_cast<Piece::Source>(source), from, count,
+                                   starts[source] + from * lines[source]};
         groups_[group_count_ - 1].last = piece_count_;
         from += count;
         filled += count;
@@ -174,8 +177,9 @@ class Group {
     const std::size_t active = rows.chunk->active(s), at = rows.chunk->base + rows.chunk->offset(s);
     for (std::size_t state = 1; state < layer_.plain_states(); ++state)
       for (std::size_t b = 0; b < layout_.blocks; ++b)
-        store(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth,
-              load(job_.saved.cells + (state - 1) * job_.saved.plane + at * layout_.padded + (b * active + r) * kWidth));
+        store(
+            rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth,
+            load(job_.saved.cells + (state - 1) * job_.saved.plane + at * layout_.padded + (b * active + r) * kWidth));
   }
 
   // Points every row at what it reads and writes in step s; returns the number of rows.
@@ -219,9 +223,8 @@ class Group {
     for (std::size_t i = 0; i < kTraces; ++i)
       if (sequence.trace[i]) rows.trace[i][r] = sequence.trace[i] + dense * (i == kGates + kH ? wide : hidden);
     if (layer_.projected)
-      rows.unprojected[r] = job_.saved.unprojected
-                                ? job_.saved.unprojected + (window(chunk, s) + r) * layout_.padded
-                                : rows.m_rows + r * layout_.padded;
+      rows.unprojected[r] = job_.saved.unprojected ? job_.saved.unprojected + (window(chunk, s) + r) * layout_.padded
+                                                   : rows.m_rows + r * layout_.padded;
     for (std::size_t i = 0; i < layer_.seen_count; ++i)
       rows.seen[layer_.seen[i]][r] = seen_after(rows, r, s) + i * hidden;
   }
@@ -249,8 +252,8 @@ class Group {
   void multiply_block(std::size_t block, std::size_t first, std::size_t last, const ForwardRows& rows, bool begins,
                       bool with_bias, float* gates) const {
     const float* packed = job_.packed + block * layout_.block;
-    const GateTile tile = {pieces_, first, last, rows.source, packed, begins, with_bias ? packed : nullptr, gates,
-                           layout_.seen_vectors};
+    const GateTile tile = {
+        pieces_, first, last, rows.source, packed, begins, with_bias ? packed : nullptr, gates, layout_.seen_vectors};
     tiles(tile, rows.active, layer_.gates());
   }
 
@@ -277,8 +280,8 @@ class Group {
     at.c = rows.c + block * kVectorStride;
     at.plane = plane();
     if (job_.saved.cells) {
-      at.kept = job_.saved.cells + (rows.chunk->base + rows.chunk->offset(s)) * layout_.padded +
-                block * rows.active * kWidth;
+      at.kept =
+          job_.saved.cells + (rows.chunk->base + rows.chunk->offset(s)) * layout_.padded + block * rows.active * kWidth;
       at.kept_plane = job_.saved.plane;
     }
     at.out = layer_.projected ? rows.unprojected : rows.y;
@@ -401,8 +404,8 @@ class Group {
       for (std::size_t r = 0; r < chunk.rows; ++r) {
         const std::size_t row = chunk.row[r], wide = layer_.recurrent(), hidden = layer_.hidden, last = chunk.length[r];
         if (sequence.final[kH]) {
-          const float* h = last ? sequence.y.at(chunk.time(r, last - 1, sequence.reverse), row)
-                                : sequence.state[kH] + row * wide;
+          const float* h =
+              last ? sequence.y.at(chunk.time(r, last - 1, sequence.reverse), row) : sequence.state[kH] + row * wide;
           std::memcpy(sequence.final[kH] + row * wide, h, wide * sizeof(float));
         }
         for (std::size_t state = 1; state < layer_.plain_states(); ++state)

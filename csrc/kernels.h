@@ -13,13 +13,13 @@ namespace gatewise {
 // chunk's step s lies there says Job::place. [·] is what one row-step takes; blocks and lines are those of layout.h.
 struct Saved {
   // History, of all steps.
-  float* cells = nullptr;      // c, and n and m for the exponential update, `plane` apart: [blocks][kWidth]
+  float* cells = nullptr;  // c, and n and m for the exponential update, `plane` apart: [blocks][kWidth]
   std::size_t plane = 0;
-  float* seen = nullptr;       // [seen gates][H]
+  float* seen = nullptr;  // [seen gates][H]
   // Window.
-  float* gates = nullptr;      // [blocks][line]; the gradients of the pre-activations after backward
+  float* gates = nullptr;        // [blocks][line]; the gradients of the pre-activations after backward
   float* unprojected = nullptr;  // [padded H]
-  float* norm_x = nullptr;     // as gates: normalised products; their gradients after backward
+  float* norm_x = nullptr;       // as gates: normalised products; their gradients after backward
   float* norm_h = nullptr;
   float* scale = nullptr;  // [5]: factors of the gradients of the products with x and h; scale, 1/std and mean of c
 };
@@ -53,9 +53,9 @@ struct BackwardJob : Job {
   const float** x_rows = nullptr;
   const float** h_rows = nullptr;
   const float** seen_rows = nullptr;
-  float* masked = nullptr;      // [R]: h after dropout
-  float* dprojected = nullptr;  // [P + N]: gradients of the projections' outputs
-  float* start_seen = nullptr;  // by chunk index: two rows of gates seen for each row, at the start and after resets
+  float* masked = nullptr;       // [R]: h after dropout
+  float* dprojected = nullptr;   // [P + N]: gradients of the projections' outputs
+  float* start_seen = nullptr;   // by chunk index: two rows of gates seen for each row, at the start and after resets
   const float* zeros = nullptr;  // as many as the widest state
 };
 
@@ -73,7 +73,8 @@ struct ReduceJob {
   const float* dprojected = nullptr;
   float* dpacked = nullptr;  // added to
   float* scratch = nullptr;
-  std::size_t item = 0;      // which part, below reduce_items()
+  std::size_t first_block = 0, last_block = 0;  // of the gates
+  std::size_t first_panel = 0, last_panel = 0;  // of the projections
 };
 
 struct MathArrays {
@@ -83,14 +84,15 @@ struct MathArrays {
 };
 
 struct Sizes {
-  std::size_t width;             // lanes of a vector
+  std::size_t width;  // lanes of a vector
   std::size_t packed_forward, packed_backward, packed_gradient;
   std::size_t gates, cells, unprojected;  // floats per row-step; cells is that of one plane
   std::size_t seen;
-  std::size_t sums;              // per chunk
-  std::size_t state;             // per chunk, of backward
+  std::size_t sums;                               // per chunk
+  std::size_t state;                              // per chunk, of backward
   std::size_t forward_scratch, backward_scratch;  // per chunk of a job, and once more
-  std::size_t reduce_items, reduce_scratch;
+  std::size_t blocks, panels;                     // of gates and of projections, to share out
+  std::size_t reduce_scratch;
 };
 
 struct Kernels {

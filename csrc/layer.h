@@ -88,7 +88,7 @@ enum Weight : std::uint8_t {
   kNormCellBias,
   kWeightKinds
 };
-using Weights = const float*[kWeightKinds];
+using Weights = const float* [kWeightKinds];
 
 // A [T, B, width] tensor whose last dimension is contiguous.
 template <class Float>

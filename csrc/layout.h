@@ -11,7 +11,7 @@
 namespace gatewise {
 namespace {
 
-constexpr std::size_t kPanel = 4;  // vectors of a panel of outputs
+constexpr std::size_t kPanel = 3;  // the most vectors of a panel of outputs: four rows of them fill the registers
 
 inline std::size_t vectors(std::size_t width) { return (width + kWidth - 1) / kWidth; }
 inline std::size_t lanes_of(std::size_t block, std::size_t width) {
@@ -19,16 +19,15 @@ inline std::size_t lanes_of(std::size_t block, std::size_t width) {
   return left < kWidth ? left : kWidth;
 }
 
-// A matrix cut into panels of kPanel vectors of outputs (the last one may have fewer), each [depth][vectors][kWidth].
+// A matrix cut into panels of nearly equal width, at most kPanel vectors of outputs, each [depth][vectors][kWidth].
 struct Panels {
   std::size_t vectors = 0, depth = 0;
   std::size_t size() const { return vectors * depth * kWidth; }
   std::size_t count() const { return (vectors + kPanel - 1) / kPanel; }
-  std::size_t at(std::size_t panel) const { return panel * kPanel * depth * kWidth; }
-  std::size_t vectors_of(std::size_t panel) const {
-    const std::size_t left = vectors - panel * kPanel;
-    return left < kPanel ? left : kPanel;
-  }
+  std::size_t first(std::size_t panel) const { return panel * vectors / count(); }
+  std::size_t vectors_of(std::size_t panel) const { return first(panel + 1) - first(panel); }
+  std::size_t at(std::size_t panel) const { return first(panel) * depth * kWidth; }
+  std::size_t panel_of(std::size_t vector) const { return ((vector + 1) * count() - 1) / vectors; }
 };
 
 struct Layout {
@@ -73,7 +72,9 @@ struct Layout {
   std::size_t backward_size() const { return dm_at() + dm.size(); }
 
   // Sums that backward forms over row-steps besides the products, for each chunk and block: biases, peepholes, gains.
-  std::size_t sums(const Layer& layer) const { return line + 3 * kWidth + (layer.layer_norm ? 2 * line + 2 * kWidth : 0); }
+  std::size_t sums(const Layer& layer) const {
+    return line + 3 * kWidth + (layer.layer_norm ? 2 * line + 2 * kWidth : 0);
+  }
 
   // Packed gradients of the weights: for each block [D + R + seen][line]; then the projections'.
   std::size_t gradient_depth(const Layer& layer) const { return layer.inputs + layer.recurrent() + seen_depth; }

@@ -12,16 +12,18 @@ namespace {
 
 // x = n ln2 + r with |r| <= ln2 / 2, and e^r = 1 + p.
 struct Reduced {
-  Ints n;
+  Floats shifted;  // n + kMagic
   Floats p;
 };
 
+// Adding this rounds to an integer and leaves that integer in the low bits, with no conversion instruction.
+constexpr float kMagic = 12582912.0f;
+constexpr std::int32_t kMagicBits = 0x4b400000;
+
 // Needs |x| < 2^21. NaN gives an arbitrary n and p = NaN.
 inline Reduced reduce(Floats x) {
-  // Adding 1.5 * 2^23 rounds to an integer and leaves that integer in the low bits, with no conversion instruction.
-  const Floats magic = broadcast(12582912.0f);
-  const Floats shifted = fma(x, broadcast(1.44269504f), magic);
-  const Floats n = shifted - magic;
+  const Floats shifted = fma(x, broadcast(1.44269504f), broadcast(kMagic));
+  const Floats n = shifted - kMagic;
   // ln2 in two parts; n times the first is exact.
   Floats r = fma(n, broadcast(-0.693359375f), x);
   r = fma(n, broadcast(2.12194440e-4f), r);
@@ -32,28 +34,24 @@ inline Reduced reduce(Floats x) {
   q = fma(q, r, broadcast(4.1666463e-2f));
   q = fma(q, r, broadcast(0x1.555554p-3f));
   q = fma(q, r, broadcast(0.5f));
-  return {bits(shifted) - bits(magic), fma(r * r, q, r)};
+  return {shifted, fma(r * r, q, r)};
 }
 
-inline Floats power_of_two(Ints n) { return from_bits((n + 127) << 23); }
+// 2^n, for -126 <= n <= 127.
+inline Floats power_of_two(Floats shifted) { return from_bits((bits(shifted) + (127 - kMagicBits)) << 23); }
 
 inline Floats exp(Floats x) {
-  // Past these ends the result is inf or 0 anyway. The comparisons are false for NaN, which passes.
-  x = x > 89.0f ? broadcast(89.0f) : x;
-  x = x < -104.0f ? broadcast(-104.0f) : x;
-  const Reduced e = reduce(x);
+  // Past these ends the result is inf or 0 anyway.
+  const Reduced e = reduce(within(x, -104.0f, 89.0f));
   // Two factors, because 2^n itself may be out of range though the result is not.
-  const Ints half = e.n >> 1;
-  return (e.p + 1.0f) * power_of_two(half) * power_of_two(e.n - half);
+  const Ints n = bits(e.shifted) - kMagicBits, half = n >> 1;
+  return (e.p + 1.0f) * from_bits((half + 127) << 23) * from_bits((n - half + 127) << 23);
 }
 
 // 1 / (1 + e^-x) with 1 + e^-x = (2^n + 1) + 2^n p, which rounds once less than adding 1 to exp(-x).
 inline Floats sigmoid(Floats x) {
-  Floats a = -x;
-  a = a > 88.0f ? broadcast(88.0f) : a;
-  a = a < -87.0f ? broadcast(-87.0f) : a;
-  const Reduced e = reduce(a);
-  const Floats scale = power_of_two(e.n);
+  const Reduced e = reduce(-within(x, -88.0f, 87.0f));
+  const Floats scale = power_of_two(e.shifted);
   const Floats sum = scale + 1.0f;
   const Floats lost = 1.0f - (sum - scale);
   const Floats t = 1.0f / (sum + fma(scale, e.p, lost));
@@ -64,10 +62,9 @@ inline Floats sigmoid(Floats x) {
 // tanh|x| = m / (m + 2) with m = e^2|x| - 1 = 2^n p + (2^n - 1), so that small x keep all their digits.
 inline Floats tanh(Floats x) {
   const Floats sign = from_bits(bits(x) & ~0x7fffffff);
-  Floats a = from_bits(bits(x) & 0x7fffffff);
-  a = a > 10.0f ? broadcast(10.0f) : a;
+  const Floats a = within(from_bits(bits(x) & 0x7fffffff), 0.0f, 10.0f);
   const Reduced e = reduce(a + a);
-  const Floats scale = power_of_two(e.n);
+  const Floats scale = power_of_two(e.shifted);
   const Floats half = fma(scale, e.p, scale - 1.0f) * 0.5f;
   Floats t = half / (half + 1.0f);
   // t = half - half t as well: where half is small this forgets the rounding of the quotient.

@@ -21,7 +21,8 @@ class Store {
     const std::lock_guard<std::mutex> lock(mutex_);
     auto best = kept_.end();
     for (auto piece = kept_.begin(); piece != kept_.end(); ++piece)
-      if (piece->bytes >= bytes && piece->bytes <= bytes + bytes / 2 && (best == kept_.end() || piece->bytes < best->bytes))
+      if (piece->bytes >= bytes && piece->bytes <= bytes + bytes / 2 &&
+          (best == kept_.end() || piece->bytes < best->bytes))
         best = piece;
     if (best != kept_.end()) {
       const Piece found = *best;

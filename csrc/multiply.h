@@ -20,43 +20,56 @@ constexpr std::size_t tile_rows(std::size_t vectors) {
   return kRegisters / vectors < kChunk ? kRegisters / vectors : kChunk;
 }
 
-// Adds `count` products: row r's element k times the vectors of panel line k, of which the first kUsed are there.
-template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors>
-[[gnu::always_inline]] inline void multiply(Tile<kRows, kVectors>& sum, const float* const (&rows)[kRows],
-                                            const float* panel, std::size_t count) {
-#pragma GCC unroll 2
-  for (std::size_t k = 0; k < count; ++k) {
-    Floats value[kRows];
+// Adds one term to each sum: value(r) times panel vector v. Whichever of rows and vectors are fewer stay in registers
+// while the others pass, because all of them and the sums would not fit.
+template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors, class Value>
+[[gnu::always_inline]] inline void add_products(Tile<kRows, kVectors>& sum, const float* panel, Value value) {
+  if constexpr (kRows <= kUsed) {
+    Floats values[kRows];
 #pragma GCC unroll 8
-    for (std::size_t r = 0; r < kRows; ++r) value[r] = broadcast(rows[r][k]);
+    for (std::size_t r = 0; r < kRows; ++r) values[r] = value(r);
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kUsed; ++v) {
-      const Floats weights = load(panel + (k * kUsed + v) * kWidth);
+      const Floats weights = load(panel + v * kWidth);
 #pragma GCC unroll 8
-      for (std::size_t r = 0; r < kRows; ++r) sum[r][v] = fma(weights, value[r], sum[r][v]);
+      for (std::size_t r = 0; r < kRows; ++r) sum[r][v] = fma(weights, values[r], sum[r][v]);
+    }
+  } else {
+    Floats weights[kUsed];
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kUsed; ++v) weights[v] = load(panel + v * kWidth);
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < kRows; ++r) {
+      const Floats one = value(r);
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < kUsed; ++v) sum[r][v] = fma(weights[v], one, sum[r][v]);
     }
   }
 }
 
-// The same with rows that are lines of gates: depth runs over (unit, gate), for the units first <= u < last. Lines of a
-// block lie `line` apart and blocks `block` apart.
+// Adds `count` products: row r's element k times the vectors of panel line k, of which the first kUsed are there.
+template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors>
+[[gnu::always_inline]] inline void multiply(Tile<kRows, kVectors>& sum, const float* const (&rows)[kRows],
+                                            const float* panel, std::size_t count) {
+#pragma GCC unroll 4
+  for (std::size_t k = 0; k < count; ++k)
+    add_products<kUsed>(sum, panel + k * kUsed * kWidth, [&](std::size_t r) { return broadcast(rows[r][k]); });
+}
+
+// The same with rows that are lines of gates: depth runs over (unit, gate), for the units first <= u < last, of which
+// the first begins a block. Lines of a block lie `line` vectors apart and blocks `block` apart.
 template <std::size_t kRows, std::size_t kVectors>
 [[gnu::always_inline]] inline void multiply_gates(Tile<kRows, kVectors>& sum, const float* lines, std::size_t line,
                                                   std::size_t block, std::size_t gates, const float* panel,
                                                   std::size_t first, std::size_t last) {
-  for (std::size_t unit = first; unit < last; ++unit) {
-    const float* from = lines + unit / kWidth * block + unit % kWidth;
-    for (std::size_t gate = 0; gate < gates; ++gate, from += kWidth, panel += kVectors * kWidth) {
-      Floats value[kRows];
-#pragma GCC unroll 8
-      for (std::size_t r = 0; r < kRows; ++r) value[r] = broadcast(from[r * line]);
-#pragma GCC unroll 4
-      for (std::size_t v = 0; v < kVectors; ++v) {
-        const Floats weights = load(panel + v * kWidth);
-#pragma GCC unroll 8
-        for (std::size_t r = 0; r < kRows; ++r) sum[r][v] = fma(weights, value[r], sum[r][v]);
-      }
-    }
+  lines += first / kWidth * block;
+  for (std::size_t unit = first; unit < last; unit += kWidth, lines += block) {
+    const std::size_t lanes = last - unit < kWidth ? last - unit : kWidth;
+    for (std::size_t lane = 0; lane < lanes; ++lane, panel += gates * kVectors * kWidth)
+#pragma GCC unroll 2
+      for (std::size_t gate = 0; gate < gates; ++gate)
+        add_products<kVectors>(sum, panel + gate * kVectors * kWidth,
+                               [&](std::size_t r) { return broadcast(lines[(r * line + gate) * kWidth + lane]); });
   }
 }
 

@@ -58,8 +58,8 @@ void pack_block(const Layer& layer, const Layout& layout, const Weights& weights
   float* seen = to + layout.seen_at(layer);
   std::memset(seen, 0, layout.seen_depth * seen_line * sizeof(float));
   for (std::size_t i = 0; i < layer.seen_count; ++i)
-    transpose_in(weights[kWeightGates] + (i * layer.hidden + block * kWidth) * layout.seen_depth, layout.seen_depth, lanes,
-                 seen + layer.row.slot(layer.seen[i]) * kWidth, seen_line);
+    transpose_in(weights[kWeightGates] + (i * layer.hidden + block * kWidth) * layout.seen_depth, layout.seen_depth,
+                 lanes, seen + layer.row.slot(layer.seen[i]) * kWidth, seen_line);
 }
 
 void pack_gains(const Layer& layer, const Layout& layout, const Weights& weights, float* packed) {
@@ -93,8 +93,9 @@ Output output_of(const Layer& layer, const float* own, const float* beside, std:
 template <class Rows>
 void pack_rows(const Panels& shape, std::size_t first_vector, std::size_t width, Rows rows, float* packed) {
   for (std::size_t v = 0; v < vectors(width); ++v) {
-    const std::size_t vector = first_vector + v, panel = vector / kPanel, line = shape.vectors_of(panel) * kWidth;
-    float* to = packed + shape.at(panel) + vector % kPanel * kWidth;
+    const std::size_t vector = first_vector + v, panel = shape.panel_of(vector),
+                      line = shape.vectors_of(panel) * kWidth;
+    float* to = packed + shape.at(panel) + (vector - shape.first(panel)) * kWidth;
     const std::size_t lanes = lanes_of(v, width);
     for (std::size_t d = 0; d < shape.depth; ++d) {
       const float* from = rows(d);
@@ -120,9 +121,11 @@ void pack_forward(const Layer& layer, const Weights& weights, float* packed, std
   if (layer.layer_norm) pack_gains(layer, layout, weights, packed);
   for (std::size_t v = 0; v < layout.projection.vectors; ++v) {
     const Output output = output_of(layer, weights[kWeightHr], weights[kWeightHp], v);
-    const std::size_t panel = v / kPanel, line = layout.projection.vectors_of(panel) * kWidth;
-    transpose_in(output.rows, layer.hidden, output.lanes,
-                 packed + layout.projection_at() + layout.projection.at(panel) + v % kPanel * kWidth, line);
+    const std::size_t panel = layout.projection.panel_of(v), line = layout.projection.vectors_of(panel) * kWidth;
+    transpose_in(
+        output.rows, layer.hidden, output.lanes,
+        packed + layout.projection_at() + layout.projection.at(panel) + (v - layout.projection.first(panel)) * kWidth,
+        line);
   }
 }
 
@@ -138,11 +141,13 @@ void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, flo
   for (std::size_t i = 0; i < layer.seen_count; ++i) seen_number[layer.row.slot(layer.seen[i])] = i;
   const std::size_t gates = layer.gates(), hidden = layer.hidden;
   const auto row = [&](std::size_t d) { return row_block[d % gates] * hidden + d / gates; };
-  pack_rows(layout.dh, 0, layer.recurrent(),
-            [&](std::size_t d) { return weights[kWeightHh] + row(d) * layer.recurrent(); }, packed);
+  pack_rows(
+      layout.dh, 0, layer.recurrent(), [&](std::size_t d) { return weights[kWeightHh] + row(d) * layer.recurrent(); },
+      packed);
   if (with_dx)
-    pack_rows(layout.dx, 0, layer.inputs, [&](std::size_t d) { return weights[kWeightIh] + row(d) * layer.inputs; },
-              packed + layout.dx_at());
+    pack_rows(
+        layout.dx, 0, layer.inputs, [&](std::size_t d) { return weights[kWeightIh] + row(d) * layer.inputs; },
+        packed + layout.dx_at());
   for (std::size_t i = 0; i < layer.seen_count; ++i) {
     const auto seen = [&](std::size_t d) -> const float* {
       const std::size_t number = seen_number[d % layout.seen_vectors], unit = d / layout.seen_vectors;
@@ -153,7 +158,8 @@ void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, flo
   }
   if (layer.projected) {
     const auto output = [&](std::size_t d) {
-      return d < layer.projected ? weights[kWeightHr] + d * hidden : weights[kWeightHp] + (d - layer.projected) * hidden;
+      return d < layer.projected ? weights[kWeightHr] + d * hidden
+                                 : weights[kWeightHp] + (d - layer.projected) * hidden;
     };
     pack_rows(layout.dm, 0, hidden, output, packed + layout.dm_at());
   }
@@ -206,10 +212,11 @@ void unpack(const Layer& layer, const float* dpacked, const float* sums, std::si
   for (std::size_t v = 0; v < layout.projection.vectors; ++v) {
     const Output output = output_of(layer, dweights[kWeightHr], dweights[kWeightHp], v);
     const bool wanted = v < vectors(layer.projected) ? dweights[kWeightHr] : dweights[kWeightHp];
-    const std::size_t panel = v / kPanel;
+    const std::size_t panel = layout.projection.panel_of(v);
     if (wanted)
-      transpose_out(from + layout.projection.at(panel) + v % kPanel * kWidth,
-                    layout.projection.vectors_of(panel) * kWidth, hidden, output.lanes, const_cast<float*>(output.rows));
+      transpose_out(from + layout.projection.at(panel) + (v - layout.projection.first(panel)) * kWidth,
+                    layout.projection.vectors_of(panel) * kWidth, hidden, output.lanes,
+                    const_cast<float*>(output.rows));
   }
 }
 

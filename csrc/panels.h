@@ -14,7 +14,7 @@ constexpr std::size_t kVectorStride = kChunk * kWidth;
 // `lines`.
 struct PanelTile {
   const float* const* rows = nullptr;
-  const float* lines = nullptr;  // [blocks][active rows][line]
+  const float* lines = nullptr;  // [blocks][active rows][line][kWidth]
   std::size_t line = 0, block = 0, gates = 0;
   const float* panel = nullptr;
   std::size_t first = 0, last = 0;  // of the depth, in elements or units
@@ -30,14 +30,22 @@ struct PanelTile {
       for (std::size_t r = 0; r < kRows; ++r) at[r] = rows[row + r] + first;
       multiply<kVectors>(sum, at, panel + first * kVectors * kWidth, last - first);
     } else {
-      multiply_gates(sum, lines + row * line, line, block, gates, panel + first * gates * kVectors * kWidth, first, last);
+      const float* const at = lines + row * line * kWidth;
+      const float* const weights = panel + first * gates * kVectors * kWidth;
+      // Known numbers make better code; the last one is for everything else.
+      if (gates == 4 && line == 4)
+        multiply_gates(sum, at, 4, block, 4, weights, first, last);
+      else if (gates == 3 && line == 3)
+        multiply_gates(sum, at, 3, block, 3, weights, first, last);
+      else
+        multiply_gates(sum, at, line, block, gates, weights, first, last);
     }
     store_tile<kRows, kVectors>(sum, to + row * kWidth, kWidth, kVectorStride);
   }
 };
 
-// How much of a panel's depth stays in the first-level cache while the rows of all chunks use it.
-constexpr std::size_t kDepth = 192;
+// How much of a panel's depth stays in the second-level cache while the rows of all chunks use it.
+constexpr std::size_t kDepth = 1024;
 
 // The source of one chunk's products and their destination.
 struct PanelChunk {
@@ -48,24 +56,26 @@ struct PanelChunk {
   float* to = nullptr;
 };
 
-// Multiplies the sources of all chunks by a matrix of panels. With lines, `gates` of the `line` vectors of each unit
-// count.
+// Multiplies the sources of all chunks by a matrix of panels. Lines have `line` vectors, of which `gates` count.
 inline void panel_products(const Panels& shape, const float* packed, const PanelChunk* chunks, std::size_t count,
                            std::size_t line, std::size_t gates) {
   const std::size_t per_unit = gates ? gates : 1;
-  const std::size_t depth = shape.depth / per_unit, stride = kDepth / per_unit;
+  const std::size_t depth = shape.depth / per_unit, stride = kDepth / per_unit / kWidth * kWidth;
   for (std::size_t p = 0; p < shape.count(); ++p) {
     for (std::size_t first = 0; first < depth; first += stride) {
       const std::size_t last = first + stride < depth ? first + stride : depth;
       for (std::size_t k = 0; k < count; ++k) {
         const PanelChunk& chunk = chunks[k];
         if (!chunk.active) continue;
-        PanelTile tile = {chunk.rows, chunk.lines, line, chunk.active * line, gates, packed + shape.at(p), first, last,
-                          chunk.from, chunk.to + p * kPanel * kVectorStride};
+        PanelTile tile = {chunk.rows, chunk.lines,
+                          line,       chunk.active * line * kWidth,
+                          gates,      packed + shape.at(p),
+                          first,      last,
+                          chunk.from, chunk.to + shape.first(p) * kVectorStride};
         if (first)
           tile.from = tile.to;
         else if (tile.from)
-          tile.from += p * kPanel * kVectorStride;
+          tile.from += shape.first(p) * kVectorStride;
         tiles(tile, chunk.active, shape.vectors_of(p));
       }
     }

@@ -4,7 +4,6 @@
 // other row and all options run through the same source with the row read at run time.
 #pragma once
 
-#include <initializer_list>
 #include <utility>
 
 #include "layer.h"
@@ -23,11 +22,11 @@ struct ForwardExtras {
   const float* const* h_mask = nullptr;  // rows of M for h, with h_old the rows of h of the step before
   const float* const* h_old = nullptr;
   const float* const* c_mask = nullptr;
-  float* const* trace[kTraces] = {};  // rows to write gates and states to
-  float* const* seen[kGates] = {};    // rows of the gates that the next step sees
-  float* fresh = nullptr;             // [rows][kWidth]: the new c, from kCell to kOutput
-  const float* c_mean = nullptr;      // [rows]: ĉ = (c * scale - mean) * rstd
-  const float* c_scale = nullptr;     // [rows][2]: scale, rstd
+  float* const* trace[kTraces] = {};                 // rows to write gates and states to
+  float* const* seen[kGates] = {};                   // rows of the gates that the next step sees
+  float* fresh = nullptr;                            // [rows][kWidth]: the new c, from kCell to kOutput
+  const float* c_mean = nullptr;                     // [rows]: ĉ = (c * scale - mean) * rstd
+  const float* c_scale = nullptr;                    // [rows][2]: scale, rstd
   const float *c_gain = nullptr, *c_bias = nullptr;  // at the block
 };
 
@@ -38,8 +37,8 @@ struct ForwardBlock {
   std::size_t plane = 0;
   float* kept = nullptr;  // the new c [rows][kWidth] for backward, n and m `kept_plane` further on; or null
   std::size_t kept_plane = 0;
-  float* const* out = nullptr;         // rows of h, or of what is to be projected, written at `column`
-  const float* peep[kGates] = {};      // at the block
+  float* const* out = nullptr;            // rows of h, or of what is to be projected, written at `column`
+  const float* peep[kGates] = {};         // at the block
   const ForwardExtras* extras = nullptr;  // null in the compiled rows
 };
 
@@ -55,8 +54,8 @@ struct BackwardExtras {
   Stage stage = Stage::kWhole;
   const float *c_mean = nullptr, *c_scale = nullptr;
   const float *c_gain = nullptr, *c_bias = nullptr;
-  float* hat = nullptr;        // [rows][kWidth]
-  float* normalised = nullptr;  // [rows][kWidth]
+  float* hat = nullptr;                       // [rows][kWidth]
+  float* normalised = nullptr;                // [rows][kWidth]
   float *dgain = nullptr, *dshift = nullptr;  // [kWidth], added to
 };
 
@@ -65,7 +64,7 @@ struct BackwardBlock {
   float* gates = nullptr;        // [rows][line]: what forward kept in, gradients of the pre-activations out
   const float* c_old = nullptr;  // [rows][kWidth]: the state before the step; n and m `old_plane` further on
   std::size_t old_plane = 0;
-  const float* dh = nullptr;     // [rows][kWidth], from the step after
+  const float* dh = nullptr;         // [rows][kWidth], from the step after
   const float* const* dy = nullptr;  // rows, or null
   float* dc = nullptr;               // [rows][kWidth], in place; dn and dm `plane` further on
   std::size_t plane = 0;
@@ -74,6 +73,15 @@ struct BackwardBlock {
   float* dpeep = nullptr;  // [i, f, o][kWidth], added to
   const BackwardExtras* extras = nullptr;
 };
+
+// Calls use(gate) for each gate, unrolled, so that what a compiled row makes of it is settled when it is compiled.
+template <class Use>
+[[gnu::always_inline]] inline void each_gate(Use use) {
+  use(kI);
+  use(kF);
+  use(kO);
+  use(kG);
+}
 
 using ForwardPoint = void (*)(const Row&, const ForwardBlock&);
 using BackwardPoint = void (*)(const Row&, const BackwardBlock&);
@@ -93,15 +101,15 @@ constexpr GateRow kLinearG{Kind::kLearned, Squash::kIdentity, Peep::kNone};
 constexpr GateRow kWideG{Kind::kLearned, Squash::kWideSigmoid, Peep::kNone};
 
 constexpr Row kRows[] = {
-    {Update::kAdditive, {kSigmoid, kSigmoid, kSigmoid, kTanhG}, Squash::kTanh},      // lstm, np
-    {Update::kAdditive, {kBefore, kBefore, kAfter, kTanhG}, Squash::kTanh},          // peephole
-    {Update::kAdditive, {kBefore, kCoupledGate, kAfter, kTanhG}, Squash::kTanh},     // cifg
-    {Update::kAdditive, {kSigmoid, kCoupledGate, kSigmoid, kTanhG}, Squash::kTanh},  // cifg without peepholes
-    {Update::kAdditive, {kOpenGate, kBefore, kAfter, kTanhG}, Squash::kTanh},        // nig
-    {Update::kAdditive, {kBefore, kOpenGate, kAfter, kTanhG}, Squash::kTanh},        // nfg
-    {Update::kAdditive, {kBefore, kBefore, kOpenGate, kTanhG}, Squash::kTanh},       // nog
-    {Update::kAdditive, {kBefore, kBefore, kAfter, kLinearG}, Squash::kTanh},        // niaf
-    {Update::kAdditive, {kBefore, kBefore, kAfter, kTanhG}, Squash::kIdentity},      // noaf
+    {Update::kAdditive, {kSigmoid, kSigmoid, kSigmoid, kTanhG}, Squash::kTanh},             // lstm, np
+    {Update::kAdditive, {kBefore, kBefore, kAfter, kTanhG}, Squash::kTanh},                 // peephole
+    {Update::kAdditive, {kBefore, kCoupledGate, kAfter, kTanhG}, Squash::kTanh},            // cifg
+    {Update::kAdditive, {kSigmoid, kCoupledGate, kSigmoid, kTanhG}, Squash::kTanh},         // cifg without peepholes
+    {Update::kAdditive, {kOpenGate, kBefore, kAfter, kTanhG}, Squash::kTanh},               // nig
+    {Update::kAdditive, {kBefore, kOpenGate, kAfter, kTanhG}, Squash::kTanh},               // nfg
+    {Update::kAdditive, {kBefore, kBefore, kOpenGate, kTanhG}, Squash::kTanh},              // nog
+    {Update::kAdditive, {kBefore, kBefore, kAfter, kLinearG}, Squash::kTanh},               // niaf
+    {Update::kAdditive, {kBefore, kBefore, kAfter, kTanhG}, Squash::kIdentity},             // noaf
     {Update::kAdditive, {kSigmoid, kOpenGate, kSigmoid, kWideG}, Squash::kCentredSigmoid},  // lstm-1997
 };
 

@@ -1,5 +1,6 @@
 // Contract: pointwise.h. The derivatives of what pointwise_forward.cc computes, in the opposite order.
 #include "pointwise.h"
+#include "schedule.h"
 #include "squash.h"
 
 namespace gatewise {
@@ -18,6 +19,7 @@ struct Point {
   std::size_t r;
   float* gates;  // this row's line
   Sums& sums;
+  const Floats* shown;  // c and its squashing, where they were computed before; see run()
 
   [[gnu::always_inline]] float* slot(Gate gate) const { return gates + row.slot(gate) * kWidth; }
 
@@ -112,7 +114,7 @@ struct FromOutput {
     hat = (c * broadcast(extras->c_scale[2 * point.r]) - extras->c_mean[point.r]) * extras->c_scale[2 * point.r + 1];
     shown = fma(hat, load(extras->c_gain), load(extras->c_bias));
   }
-  const Floats squashed = squash(row.output, shown);
+  const Floats squashed = extras ? squash(row.output, shown) : point.shown[1];
   const Floats dh = point.dh();
   Floats through = dh, dpre_o = {};
   if (row.learned(kO)) {
@@ -139,7 +141,7 @@ struct FromOutput {
   const Gates v = gates_of(row, point);
   FromOutput from;
   if (!extras || extras->stage != Stage::kCell) {
-    from = output(row, point, updated(row, v, old), old);
+    from = output(row, point, extras ? updated(row, v, old) : point.shown[0], old);
     if (extras && extras->stage == Stage::kOutput) return;
   } else {
     from.dc = load(extras->normalised + at);
@@ -207,8 +209,15 @@ struct FromOutput {
 [[gnu::always_inline]] inline void run(const Row& row, const BackwardBlock& block) {
   const std::size_t line = row.learned_count() * kWidth;
   Sums sums;
+  Floats shown[kChunk][2];
+  // As in forward, all rows' functions first.
+  for (std::size_t r = 0; !block.extras && row.update == Update::kAdditive && r < block.rows; ++r) {
+    const Point point = {row, block, r, block.gates + r * line, sums, nullptr};
+    shown[r][0] = updated(row, gates_of(row, point), load(block.c_old + r * kWidth));
+    shown[r][1] = squash(row.output, shown[r][0]);
+  }
   for (std::size_t r = 0; r < block.rows; ++r) {
-    const Point point = {row, block, r, block.gates + r * line, sums};
+    const Point point = {row, block, r, block.gates + r * line, sums, shown[r]};
     if (row.update == Update::kRecurrent)
       recurrent(row, point);
     else if (row.update == Update::kAdditive)
@@ -216,14 +225,14 @@ struct FromOutput {
     else
       exponential(row, point);
   }
-  for (const Gate gate : {kI, kF, kO, kG}) {
-    if (!row.learned(gate)) continue;
+  each_gate([&](Gate gate) __attribute__((always_inline)) {
+    if (!row.learned(gate)) return;
     float* to = block.dbias + row.slot(gate) * kWidth;
     store(to, load(to) + sums.bias[gate]);
-    if (row.gates[gate].peep == Peep::kNone) continue;
+    if (row.gates[gate].peep == Peep::kNone) return;
     to = block.dpeep + gate * kWidth;
     store(to, load(to) + sums.peep[gate]);
-  }
+  });
 }
 
 void any(const Row& row, const BackwardBlock& block) { run(row, block); }

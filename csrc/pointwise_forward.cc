@@ -24,8 +24,18 @@ struct Point {
     return extras && extras->clips ? clamp(value, extras->clip) : value;
   }
 
+  // Whether a gate is activated before the cell is computed; see run().
+  [[gnu::always_inline]] bool early(Gate gate) const {
+    return !block.extras && row.learned(gate) && row.gates[gate].peep != Peep::kAfter;
+  }
+
   // A learned gate's activation, which is also kept.
   [[gnu::always_inline]] Floats gate(Gate gate, Floats c) const {
+    if (early(gate)) return load(gates + row.slot(gate) * kWidth);
+    return activate(gate, c);
+  }
+
+  [[gnu::always_inline]] Floats activate(Gate gate, Floats c) const {
     const Floats value = squash(row.gates[gate].squash, pre(gate, c));
     if (!(block.extras && block.extras->keeps_pre)) store(gates + row.slot(gate) * kWidth, value);
     show(gate, value);
@@ -156,6 +166,13 @@ struct Point {
 
 [[gnu::always_inline]] inline void run(const Row& row, const ForwardBlock& block) {
   const std::size_t line = row.learned_count() * kWidth;
+  // One function after the other leaves a core waiting for results; all rows' gates first keep it busy.
+  for (std::size_t r = 0; r < block.rows; ++r) {
+    const Point point = {row, block, r, block.gates + r * line};
+    each_gate([&](Gate gate) __attribute__((always_inline)) {
+      if (point.early(gate)) point.activate(gate, load(block.c + r * kWidth));
+    });
+  }
   for (std::size_t r = 0; r < block.rows; ++r) {
     const Point point = {row, block, r, block.gates + r * line};
     if (row.update == Update::kRecurrent)

@@ -1,9 +1,8 @@
 // The gradients of the weights of one window: sums over its row-steps of (gradient of a pre-activation) x (input).
 //
-// Each part of the packed gradients is formed by one thread, in the order of chunks and steps, in bites of kBite
-// row-steps that start from zero: so the sums depend on nothing but the shapes, and their errors stay small.
-#include <cstring>
-
+// Each sum is formed by one thread, in the order of chunks and steps, in bites of kBite row-steps that start from zero:
+// so it depends on nothing but the shapes, and its error stays small. A strip of the inputs is copied together first:
+// rows that lie a power of two apart would push each other out of the cache.
 #include "kernels.h"
 #include "layout.h"
 #include "multiply.h"
@@ -13,10 +12,12 @@ namespace gatewise {
 namespace {
 
 constexpr std::size_t kBite = 128;
+constexpr std::size_t kStrip = 24;    // columns
+constexpr std::size_t kTogether = 8;  // blocks that use a strip while it is in the cache
 
-// Columns of the inputs x the vectors of a line, added to [columns][line].
+// Columns of a strip x the vectors of lines, added to [columns][line].
 struct OuterTile {
-  const float* const* rows;
+  const float* strip;
   const float* lines;
   std::size_t count;
   float* to;
@@ -24,18 +25,11 @@ struct OuterTile {
   template <std::size_t kColumns, std::size_t kVectors>
   void run(std::size_t column) const {
     Tile<kColumns, kVectors> sum = {};
-    for (std::size_t i = 0; i < count; ++i) {
-      const float* from = rows[i] + column;
-      Floats value[kColumns];
-#pragma GCC unroll 8
-      for (std::size_t k = 0; k < kColumns; ++k) value[k] = broadcast(from[k]);
-#pragma GCC unroll 4
-      for (std::size_t v = 0; v < kVectors; ++v) {
-        const Floats line = load(lines + (i * kVectors + v) * kWidth);
-#pragma GCC unroll 8
-        for (std::size_t k = 0; k < kColumns; ++k) sum[k][v] = fma(line, value[k], sum[k][v]);
-      }
-    }
+    const float* const from = strip + column;
+#pragma GCC unroll 2
+    for (std::size_t i = 0; i < count; ++i)
+      add_products<kVectors>(sum, lines + i * kVectors * kWidth,
+                             [&](std::size_t k) { return broadcast(from[i * kStrip + k]); });
     for (std::size_t k = 0; k < kColumns; ++k)
       for (std::size_t v = 0; v < kVectors; ++v) {
         float* at = to + ((column + k) * kVectors + v) * kWidth;
@@ -44,127 +38,145 @@ struct OuterTile {
   }
 };
 
-// A step and a row among those that take it.
-struct Position {
-  std::size_t s, r;
-};
-
-// A run of row-steps of one chunk, at most kBite.
-struct Bite {
-  const Chunk& chunk;
-  std::size_t s, r;  // the first one
-  std::size_t at;    // its place in the window
-  std::size_t count;
+// A row-step of the window: its number, the line of its row in the first block, and how far the next block's is.
+struct RowStep {
+  std::size_t number, line, block;
 };
 
 class Reduction {
  public:
-  explicit Reduction(const ReduceJob& job) : job_(job), layer_(*job.layer), layout_(layer_) {
-    Scratch scratch(job.scratch);
-    lines_ = scratch.take(kBite * kPanel * kWidth);
+  Reduction(const ReduceJob& job, Scratch& scratch) : job_(job), layer_(*job.layer), layout_(layer_) {
+    lines_ = scratch.take(kTogether * kBite * kGates * kWidth);
+    strip_ = scratch.take(kBite * kStrip);
     rows_ = scratch.take<const float*>(kBite);
-  }
-
-  static std::size_t scratch_size() {
-    Scratch scratch;
-    scratch.take(kBite * kPanel * kWidth);
-    scratch.take<const float*>(kBite);
-    return scratch.floats();
+    bite_ = scratch.take<RowStep>(kBite);
   }
 
   void run() {
-    for (std::size_t k = 0; k < job_.chunk_count; ++k) {
-      const Chunk& chunk = job_.chunks[k];
-      const std::size_t last = job_.last < chunk.steps() ? job_.last : chunk.steps();
-      if (job_.first >= last) continue;
-      Bite bite = {chunk, job_.first, 0, 0, 0};
-      std::size_t begin = chunk.offset(job_.first);
-      const std::size_t end = chunk.offset(last);
-      while (begin < end) {
-        bite.at = static_cast<std::size_t>(job_.place[chunk.index] + static_cast<std::ptrdiff_t>(begin));
-        bite.count = end - begin < kBite ? end - begin : kBite;
-        const Position next = job_.item < layout_.blocks ? block(bite) : projection(bite);
-        bite.s = next.s;
-        bite.r = next.r;
-        begin += bite.count;
-      }
+    for (std::size_t block = job_.first_block; block < job_.last_block; block += kTogether) {
+      const std::size_t left = job_.last_block - block, blocks = left < kTogether ? left : kTogether;
+      each_bite([&](std::size_t count) { gates(count, block, blocks); });
     }
+    for (std::size_t panel = job_.first_panel; panel < job_.last_panel; ++panel)
+      each_bite([&](std::size_t count) { projection(count, panel); });
   }
 
  private:
-  // Calls copy(place of the step, active rows, row, number) for each row-step; returns where the next bite starts.
-  template <class Copy>
-  Position each(const Bite& bite, Copy copy) const {
-    std::size_t s = bite.s, r = bite.r, window = bite.at - bite.r, active = bite.chunk.active(s);
-    for (std::size_t i = 0; i < bite.count; ++i) {
-      copy(window, active, r, i);
-      if (++r == active) {
-        window += active;
-        r = 0;
-        ++s;
-        if (i + 1 < bite.count) active = bite.chunk.active(s);
+  // Fills bite_ with the window's row-steps, a bite at a time, and calls use(their count).
+  template <class Use>
+  void each_bite(Use use) const {
+    std::size_t count = 0;
+    for (std::size_t k = 0; k < job_.chunk_count; ++k) {
+      const Chunk& chunk = job_.chunks[k];
+      for (std::size_t s = job_.first; s < job_.last && s < chunk.steps(); ++s) {
+        const auto offset = static_cast<std::ptrdiff_t>(chunk.offset(s));
+        const auto window = static_cast<std::size_t>(job_.place[chunk.index] + offset);
+        const std::size_t active = chunk.active(s);
+        for (std::size_t r = 0; r < active; ++r) {
+          bite_[count++] = {window + r, window * layout_.blocks + r, active};
+          if (count < kBite) continue;
+          use(count);
+          count = 0;
+        }
       }
     }
-    return {s, r};
+    if (count) use(count);
   }
 
-  Position gather(const Bite& bite, const float* gates) const {
+  void gather(std::size_t count, const float* from, std::size_t block, std::size_t blocks) const {
     const std::size_t line = layout_.line;
-    return each(bite, [&](std::size_t window, std::size_t active, std::size_t r, std::size_t i) {
-      const float* from = gates + (window * layout_.blocks + job_.item * active + r) * line;
-      for (std::size_t v = 0; v < line; v += kWidth) store(lines_ + i * line + v, load(from + v));
-    });
+    for (std::size_t i = 0; i < count; ++i)
+      for (std::size_t b = 0; b < blocks; ++b) {
+        const float* at = from + (bite_[i].line + (block + b) * bite_[i].block) * line;
+        for (std::size_t v = 0; v < line; v += kWidth) store(lines_ + (b * kBite + i) * line + v, load(at + v));
+      }
   }
 
-  Position block(const Bite& bite) const {
+  // Where the bite's rows stand.
+  const float* const* rows_of(const float* const* all, std::size_t count) const {
+    for (std::size_t i = 0; i < count; ++i) rows_[i] = all[bite_[i].number];
+    return rows_;
+  }
+
+  void gates(std::size_t count, std::size_t block, std::size_t blocks) const {
     const Saved& saved = job_.saved;
-    float* to = job_.dpacked + job_.item * layout_.line * layout_.gradient_depth(layer_);
-    const std::size_t vectors = layer_.gates();
-    Position next = gather(bite, layer_.layer_norm ? saved.norm_x : saved.gates);
-    tiles(OuterTile{job_.x_rows + bite.at, lines_, bite.count, to}, layer_.inputs, vectors);
-    to += layer_.inputs * layout_.line;
-    if (layer_.layer_norm) next = gather(bite, saved.norm_h);
-    tiles(OuterTile{job_.h_rows + bite.at, lines_, bite.count, to}, layer_.recurrent(), vectors);
-    to += layer_.recurrent() * layout_.line;
-    if (layer_.seen_count) tiles(OuterTile{job_.seen_rows + bite.at, lines_, bite.count, to}, layout_.seen_depth, vectors);
-    return next;
+    const std::size_t line = layout_.line, depth = layout_.gradient_depth(layer_), vectors = layer_.gates();
+    float* to = job_.dpacked + block * line * depth;
+    gather(count, layer_.layer_norm ? saved.norm_x : saved.gates, block, blocks);
+    outer(rows_of(job_.x_rows, count), count, layer_.inputs, blocks, vectors, to, line * depth);
+    to += layer_.inputs * line;
+    if (layer_.layer_norm) gather(count, saved.norm_h, block, blocks);
+    outer(rows_of(job_.h_rows, count), count, layer_.recurrent(), blocks, vectors, to, line * depth);
+    to += layer_.recurrent() * line;
+    if (layer_.seen_count)
+      outer(rows_of(job_.seen_rows, count), count, layout_.seen_depth, blocks, vectors, to, line * depth);
   }
 
-  Position projection(const Bite& bite) const {
+  // Adds the products of all columns of `rows` with the gathered lines of some blocks, whose gradients lie `stride`
+  // apart.
+  void outer(const float* const* rows, std::size_t count, std::size_t columns, std::size_t blocks, std::size_t vectors,
+             float* to, std::size_t stride) const {
+    const std::size_t line = vectors * kWidth;
+    for (std::size_t column = 0; column < columns; column += kStrip) {
+      const std::size_t left = columns - column, width = left < kStrip ? left : kStrip;
+      for (std::size_t i = 0; i < count; ++i)
+        for (std::size_t k = 0; k < width; k += kWidth) {
+          const std::size_t lanes = width - k < kWidth ? width - k : kWidth;
+          float* at = strip_ + i * kStrip + k;
+          const float* from = rows[i] + column + k;
+          if (lanes == kWidth)
+            store(at, load(from));
+          else
+            store_some(at, load_some(from, lanes), lanes);
+        }
+      for (std::size_t b = 0; b < blocks; ++b)
+        tiles(OuterTile{strip_, lines_ + b * kBite * line, count, to + b * stride + column * line}, width, vectors);
+    }
+  }
+
+  void projection(std::size_t count, std::size_t panel) const {
     const Panels& shape = layout_.projection;
-    const std::size_t panel = job_.item - layout_.blocks, own = vectors(layer_.projected);
-    const std::size_t count = shape.vectors_of(panel);
+    const std::size_t own = vectors(layer_.projected), width = shape.vectors_of(panel);
     float* to = job_.dpacked + layout_.blocks * layout_.line * layout_.gradient_depth(layer_) + shape.at(panel);
-    const Position next = each(bite, [&](std::size_t window, std::size_t, std::size_t r, std::size_t i) {
-      const float* from = job_.dprojected + (window + r) * layer_.width();
-      rows_[i] = job_.saved.unprojected + (window + r) * layout_.padded;
-      for (std::size_t v = 0; v < count; ++v) {
-        const std::size_t vector = panel * kPanel + v;
+    for (std::size_t i = 0; i < count; ++i) {
+      const float* from = job_.dprojected + bite_[i].number * layer_.width();
+      rows_[i] = job_.saved.unprojected + bite_[i].number * layout_.padded;
+      for (std::size_t v = 0; v < width; ++v) {
+        const std::size_t vector = shape.first(panel) + v;
         const bool beside = vector >= own;
         const std::size_t at = beside ? vector - own : vector;
         const std::size_t lanes = lanes_of(at, beside ? layer_.beside : layer_.projected);
-        store(lines_ + (i * count + v) * kWidth,
+        store(lines_ + (i * width + v) * kWidth,
               load_some(from + (beside ? layer_.projected : 0) + at * kWidth, lanes));
       }
-    });
-    tiles(OuterTile{rows_, lines_, bite.count, to}, layer_.hidden, count);
-    return next;
+    }
+    outer(rows_, count, layer_.hidden, 1, width, to, 0);
   }
 
   const ReduceJob& job_;
   const Layer& layer_;
   const Layout layout_;
-  float* lines_;
+  float *lines_, *strip_;
   const float** rows_;
+  RowStep* bite_;
 };
 
 }  // namespace
 
 namespace GATEWISE_ISA {
 
-std::size_t reduce_scratch() { return Reduction::scratch_size(); }
+std::size_t reduce_scratch(const Layer& layer) {
+  ReduceJob job;
+  job.layer = &layer;
+  Scratch scratch;
+  Reduction(job, scratch);
+  return scratch.floats();
+}
 
-void reduce(const ReduceJob& job) { Reduction(job).run(); }
+void reduce(const ReduceJob& job) {
+  Scratch scratch(job.scratch);
+  Reduction(job, scratch).run();
+}
 
 }  // namespace GATEWISE_ISA
 }  // namespace gatewise

@@ -1,8 +1,8 @@
 // Which rows run together, and when: the same for every instruction set and any number of threads.
 //
 // Rows are sorted by length, the longest first, and cut into chunks of kChunk. Each row counts steps of its own: step s
-// is time s, or in reverse time length - 1 - s. So the rows of a chunk that are still running are always its first ones,
-// and what is kept for backward has a place for each step that is really taken, and none for padding.
+// is time s, or in reverse time length - 1 - s. So the rows of a chunk that are still running are always its first
+// ones, and what is kept for backward has a place for each step that is really taken, and none for padding.
 #pragma once
 
 #include <cstddef>
@@ -18,9 +18,9 @@ constexpr std::size_t kChunk = 8;
 struct Chunk {
   std::size_t index = 0;  // among all chunks
   std::size_t rows = 0;
-  std::size_t row[kChunk] = {};     // the caller's row
-  std::size_t length[kChunk] = {};  // descending
-  std::size_t base = 0;             // row-steps of the chunks before
+  std::size_t row[kChunk] = {};          // the caller's row
+  std::size_t length[kChunk] = {};       // descending
+  std::size_t base = 0;                  // row-steps of the chunks before
   const std::size_t* offsets = nullptr;  // null where all lengths are equal
 
   std::size_t steps() const { return rows ? length[0] : 0; }

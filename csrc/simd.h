@@ -96,6 +96,18 @@ inline Floats fma(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// The nearest number within the bounds; NaN stays.
+inline Floats within(Floats v, float low, float high) {
+#if defined(__AVX512F__)
+  return _mm512_max_ps(broadcast(low), _mm512_min_ps(broadcast(high), v));
+#elif defined(__AVX2__) && !defined(GATEWISE_WIDE)
+  return _mm256_max_ps(broadcast(low), _mm256_min_ps(broadcast(high), v));
+#else
+  v = v > high ? broadcast(high) : v;
+  return v < low ? broadcast(low) : v;
+#endif
+}
+
 inline Ints bits(Floats v) {
   Ints i;
   std::memcpy(&i, &v, sizeof i);

@@ -64,11 +64,7 @@ inline Floats log_sigmoid(Floats x) {
   return (x > 0.0f ? broadcast(0.0f) : x) - 2.0f * s * p;
 }
 
-// Values beyond the bound become the bound; NaN stays.
-inline Floats clamp(Floats x, float bound) {
-  x = x > bound ? broadcast(bound) : x;
-  return x < -bound ? broadcast(-bound) : x;
-}
+inline Floats clamp(Floats x, float bound) { return within(x, -bound, bound); }
 
 // `gradient` where clamp() leaves x as it is, else 0.
 inline Floats unclamped(Floats gradient, Floats x, float bound) {

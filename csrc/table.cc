@@ -27,7 +27,7 @@ void reduce(const ReduceJob&);
 std::size_t forward_scratch(const Layer&, const Sequence&);
 std::size_t backward_scratch(const Layer&, const Sequence&);
 std::size_t backward_state(const Layer&);
-std::size_t reduce_scratch();
+std::size_t reduce_scratch(const Layer&);
 
 namespace {
 
@@ -46,8 +46,9 @@ Sizes sizes(const Layer& layer, const Sequence& sequence) {
       .state = backward_state(layer),
       .forward_scratch = forward_scratch(layer, sequence),
       .backward_scratch = backward_scratch(layer, sequence),
-      .reduce_items = layout.blocks + layout.projection.count(),
-      .reduce_scratch = reduce_scratch(),
+      .blocks = layout.blocks,
+      .panels = layout.projection.count(),
+      .reduce_scratch = reduce_scratch(layer),
   };
 }
 

@@ -151,7 +151,8 @@ void run_parts(std::size_t threads, std::size_t parts, void (*run)(void*, std::s
   Work work = {run, data, parts};
   if (threads > parts) threads = parts;
   if (threads > 1 && !forked) {
-    if (const GompParallel parallel = gomp()) return parallel(Work::take_part, &work, static_cast<unsigned>(threads), 0);
+    if (const GompParallel parallel = gomp())
+      return parallel(Work::take_part, &work, static_cast<unsigned>(threads), 0);
     if (own_team().run(threads, work)) return;
   }
   Work::take_part(&work);

@@ -153,8 +153,8 @@ class Group {
     const std::size_t dense = t * sequence_.rows + row, at = rows.window + r;
     rows.restarts[r] = sequence_.reset && restarts(sequence_, chunk, r, s);
     rows.any_restart = rows.any_restart || rows.restarts[r];
-    const float* h =
-        s ? sequence_.y.at(chunk.time(r, s - 1, sequence_.reverse), row) : sequence_.state[kH] + row * wide;
+    const float* h = sequence_.state[kH] ? sequence_.state[kH] + row * wide : job_.zeros;
+    if (s) h = sequence_.y.at(chunk.time(r, s - 1, sequence_.reverse), row);
     if (rows.restarts[r]) h = sequence_.start[kH] ? sequence_.start[kH] + row * wide : job_.zeros;
     if (sequence_.recurrent_mask) {
       float* masked = job_.masked + at * wide;
@@ -198,7 +198,7 @@ class Group {
           Floats value = {};
           if (from)
             value = load_some(from + chunk.row[r] * layer_.hidden + b * kWidth, lanes_of(b, layer_.hidden));
-          else if (!rows.restarts[r])
+          else if (s && !rows.restarts[r])
             value = load(kept + (state - 1) * job_.saved.plane + b * stride + r * kWidth);
           store(rows.staged + (state - 1) * plane() + b * kVectorStride + r * kWidth, value);
         }

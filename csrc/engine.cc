@@ -181,7 +181,7 @@ class Backward {
     const std::size_t chunks = plan_.schedule.chunks().size();
     pack(plan_, weights_, packed_, recomputes_);
     plan_.kernels.pack_backward(plan_.layer, weights_, gradients_.dx.data != nullptr, packed_backward_, 0, 1);
-    std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(float));
+    if (!plan_.schedule.row_steps()) std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(float));
     std::memset(sums_, 0, chunks * sizes.sums * sizeof(float));
     std::memset(zeros_, 0, zero_count() * sizeof(float));
     std::size_t last = plan_.steps();
@@ -241,7 +241,7 @@ class Backward {
     poll_.check();
     if (wants_weights()) {
       const std::size_t parts = plan_.threads;
-      auto products = [&](std::size_t worker, std::size_t part) { reduce(worker, part, parts, first, last); };
+      auto products = [&](std::size_t worker, std::size_t part) { reduce(worker, part, parts, first, last, begins); };
       parallel(plan_.threads, parts, products);
     }
     poll_.check();
@@ -272,7 +272,8 @@ class Backward {
     plan_.kernels.backward(job);
   }
 
-  void reduce(std::size_t worker, std::size_t part, std::size_t parts, std::size_t first, std::size_t last) {
+  void reduce(std::size_t worker, std::size_t part, std::size_t parts, std::size_t first, std::size_t last,
+              bool begins) {
     ReduceJob job;
     job.layer = &plan_.layer;
     job.chunks = plan_.schedule.chunks().data();
@@ -286,6 +287,7 @@ class Backward {
     job.seen_rows = job_.seen_rows;
     job.dprojected = job_.dprojected;
     job.dpacked = dpacked_;
+    job.begins = begins;
     job.scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
     job.first_block = plan_.sizes.blocks * part / parts;
     job.last_block = plan_.sizes.blocks * (part + 1) / parts;

@@ -182,6 +182,11 @@ class Group {
             load(job_.saved.cells + (state - 1) * job_.saved.plane + at * layout_.padded + (b * active + r) * kWidth));
   }
 
+  const float* first_h(std::size_t row) const {
+    const float* h = job_.sequence->state[kH];
+    return h ? h + row * layer_.recurrent() : zeros_;
+  }
+
   // Points every row at what it reads and writes in step s; returns the number of rows.
   std::size_t point_at(std::size_t s) {
     std::size_t all = 0;
@@ -200,7 +205,7 @@ class Group {
     const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence.reverse), wide = layer_.recurrent();
     rows.source[Piece::kX][r] = sequence.x.at(t, row);
     rows.y[r] = sequence.y.at(t, row);
-    const float* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : sequence.state[kH] + row * wide;
+    const float* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : first_h(row);
     const float* seen = layout_.seen_depth ? seen_before(rows, r, s) : nullptr;
     if (sequence.reset && restarts(sequence, chunk, r, s)) {
       h = sequence.start[kH] ? sequence.start[kH] + row * wide : zeros_;
@@ -404,8 +409,7 @@ class Group {
       for (std::size_t r = 0; r < chunk.rows; ++r) {
         const std::size_t row = chunk.row[r], wide = layer_.recurrent(), hidden = layer_.hidden, last = chunk.length[r];
         if (sequence.final[kH]) {
-          const float* h =
-              last ? sequence.y.at(chunk.time(r, last - 1, sequence.reverse), row) : sequence.state[kH] + row * wide;
+          const float* h = last ? sequence.y.at(chunk.time(r, last - 1, sequence.reverse), row) : first_h(row);
           std::memcpy(sequence.final[kH] + row * wide, h, wide * sizeof(float));
         }
         for (std::size_t state = 1; state < layer_.plain_states(); ++state)

@@ -71,7 +71,8 @@ struct ReduceJob {
   const float* const* h_rows = nullptr;
   const float* const* seen_rows = nullptr;
   const float* dprojected = nullptr;
-  float* dpacked = nullptr;  // added to
+  float* dpacked = nullptr;  // added to, or if this begins written
+  bool begins = false;
   float* scratch = nullptr;
   std::size_t first_block = 0, last_block = 0;  // of the gates
   std::size_t first_panel = 0, last_panel = 0;  // of the projections

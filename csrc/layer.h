@@ -111,8 +111,8 @@ struct Sequence {
   Series<const float> x;
   const std::int64_t* lengths = nullptr;  // each 0 to steps, or null for all
   const std::uint8_t* reset = nullptr;    // [T, B], or null
-  const float* state[kMaxStates] = {};
-  const float* start[kMaxStates] = {};  // null for zeros
+  const float* state[kMaxStates] = {};    // null for zeros
+  const float* start[kMaxStates] = {};    // null for zeros
   const float* recurrent_mask = nullptr;
   const float* h_mask = nullptr;
   const float* c_mask = nullptr;

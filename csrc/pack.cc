@@ -1,5 +1,6 @@
 // Weights into the order in which the kernels read them, and gradients back. layout.h says where things lie.
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 #include "layout.h"
@@ -7,24 +8,53 @@
 namespace gatewise {
 namespace {
 
-// to[k][lane] = rows[lane][k] for the columns of some rows, lines `line` apart. A few columns at a time, so that the
-// lines being written stay in the first-level cache until all lanes have filled them.
-void transpose_in(const float* rows, std::size_t columns, std::size_t lanes, float* to, std::size_t line) {
-  constexpr std::size_t kStrip = 16;
-  for (std::size_t start = 0; start < columns; start += kStrip) {
-    const std::size_t end = start + kStrip < columns ? start + kStrip : columns;
-    for (std::size_t lane = 0; lane < kWidth; ++lane)
-      for (std::size_t k = start; k < end; ++k) to[k * line + lane] = lane < lanes ? rows[lane * columns + k] : 0.0f;
+// One step of a transposition: a keeps its lanes without the bit `kBit` and takes b's from the left, b likewise.
+template <int kBit, int... kLane>
+inline void exchange(Floats& a, Floats& b, std::integer_sequence<int, kLane...>) {
+  const int width = kWidth;
+  const Floats first = __builtin_shufflevector(a, b, ((kLane & kBit) ? width + kLane - kBit : kLane)...);
+  b = __builtin_shufflevector(a, b, ((kLane & kBit) ? width + kLane : kLane + kBit)...);
+  a = first;
+}
+
+template <int kBit>
+inline void transpose_from(Floats (&v)[kWidth]) {
+  if constexpr (kBit < static_cast<int>(kWidth)) {
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < kWidth; ++i)
+      if (!(i & kBit)) exchange<kBit>(v[i], v[i + kBit], std::make_integer_sequence<int, kWidth>{});
+    transpose_from<2 * kBit>(v);
   }
 }
 
-void transpose_out(const float* from, std::size_t line, std::size_t columns, std::size_t lanes, float* rows) {
-  constexpr std::size_t kStrip = 16;
-  for (std::size_t start = 0; start < columns; start += kStrip) {
-    const std::size_t end = start + kStrip < columns ? start + kStrip : columns;
-    for (std::size_t lane = 0; lane < lanes; ++lane)
-      for (std::size_t k = start; k < end; ++k) rows[lane * columns + k] = from[k * line + lane];
+// to[k][lane] = rows[lane][k] for the columns of some rows, lines `line` apart; zeros in the other lanes.
+void transpose_in(const float* rows, std::size_t columns, std::size_t lanes, float* to, std::size_t line) {
+  std::size_t k = 0;
+  for (; k + kWidth <= columns; k += kWidth) {
+    Floats v[kWidth];
+#pragma GCC unroll 16
+    for (std::size_t lane = 0; lane < kWidth; ++lane)
+      v[lane] = lane < lanes ? load(rows + lane * columns + k) : Floats{};
+    transpose_from<1>(v);
+#pragma GCC unroll 16
+    for (std::size_t j = 0; j < kWidth; ++j) store(to + (k + j) * line, v[j]);
   }
+  for (; k < columns; ++k)
+    for (std::size_t lane = 0; lane < kWidth; ++lane)
+      to[k * line + lane] = lane < lanes ? rows[lane * columns + k] : 0.0f;
+}
+
+void transpose_out(const float* from, std::size_t line, std::size_t columns, std::size_t lanes, float* rows) {
+  std::size_t k = 0;
+  for (; k + kWidth <= columns; k += kWidth) {
+    Floats v[kWidth];
+#pragma GCC unroll 16
+    for (std::size_t j = 0; j < kWidth; ++j) v[j] = load(from + (k + j) * line);
+    transpose_from<1>(v);
+    for (std::size_t lane = 0; lane < lanes; ++lane) store(rows + lane * columns + k, v[lane]);
+  }
+  for (; k < columns; ++k)
+    for (std::size_t lane = 0; lane < lanes; ++lane) rows[lane * columns + k] = from[k * line + lane];
 }
 
 // The part of `count` things that falls to one of several workers.
@@ -88,19 +118,21 @@ Output output_of(const Layer& layer, const float* own, const float* beside, std:
   return {(second ? beside : own) + at * kWidth * layer.hidden, lanes_of(at, second ? layer.beside : layer.projected)};
 }
 
-// Rows of a matrix whose columns are the outputs, side by side in panels: depth d of the panels is `rows(d)`, or zeros
-// where that is null. `at` is the first vector, `width` the number of columns.
-template <class Rows>
-void pack_rows(const Panels& shape, std::size_t first_vector, std::size_t width, Rows rows, float* packed) {
+// Rows of a matrix whose columns are the outputs, side by side in panels. Depth runs over `units` and for each of them
+// over `per_unit` rows; row(unit, number) is where one stands, or null for zeros. `first` is the first output vector,
+// `width` the number of columns.
+template <class Row>
+void pack_rows(const Panels& shape, std::size_t first, std::size_t width, std::size_t units, std::size_t per_unit,
+               Row row, float* packed) {
   for (std::size_t v = 0; v < vectors(width); ++v) {
-    const std::size_t vector = first_vector + v, panel = shape.panel_of(vector),
-                      line = shape.vectors_of(panel) * kWidth;
+    const std::size_t vector = first + v, panel = shape.panel_of(vector), line = shape.vectors_of(panel) * kWidth;
     float* to = packed + shape.at(panel) + (vector - shape.first(panel)) * kWidth;
     const std::size_t lanes = lanes_of(v, width);
-    for (std::size_t d = 0; d < shape.depth; ++d) {
-      const float* from = rows(d);
-      store(to + d * line, from ? load_some(from + v * kWidth, lanes) : Floats{});
-    }
+    for (std::size_t unit = 0; unit < units; ++unit)
+      for (std::size_t number = 0; number < per_unit; ++number, to += line) {
+        const float* from = row(unit, number);
+        store(to, !from ? Floats{} : lanes == kWidth ? load(from + v * kWidth) : load_some(from + v * kWidth, lanes));
+      }
   }
 }
 
@@ -134,34 +166,36 @@ void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, flo
   (void)parts;
   if (part) return;
   const Layout layout(layer);
-  std::size_t row_block[kGates] = {}, seen_number[kGates];
+  struct {
+    std::size_t at[kGates];
+    std::size_t operator[](std::size_t slot) const { return at[slot]; }
+  } row_block = {};
+  std::size_t seen_number[kGates];
   for (std::size_t& number : seen_number) number = kGates;
   for (const Gate gate : kEvery)
-    if (layer.row.learned(gate)) row_block[layer.row.slot(gate)] = layer.order[gate];
+    if (layer.row.learned(gate)) row_block.at[layer.row.slot(gate)] = layer.order[gate];
   for (std::size_t i = 0; i < layer.seen_count; ++i) seen_number[layer.row.slot(layer.seen[i])] = i;
   const std::size_t gates = layer.gates(), hidden = layer.hidden;
-  const auto row = [&](std::size_t d) { return row_block[d % gates] * hidden + d / gates; };
-  pack_rows(
-      layout.dh, 0, layer.recurrent(), [&](std::size_t d) { return weights[kWeightHh] + row(d) * layer.recurrent(); },
-      packed);
+  const auto rows_of = [&](const float* weight, std::size_t width) {
+    return [=](std::size_t unit, std::size_t gate) { return weight + (row_block[gate] * hidden + unit) * width; };
+  };
+  pack_rows(layout.dh, 0, layer.recurrent(), hidden, gates, rows_of(weights[kWeightHh], layer.recurrent()), packed);
   if (with_dx)
-    pack_rows(
-        layout.dx, 0, layer.inputs, [&](std::size_t d) { return weights[kWeightIh] + row(d) * layer.inputs; },
-        packed + layout.dx_at());
+    pack_rows(layout.dx, 0, layer.inputs, hidden, gates, rows_of(weights[kWeightIh], layer.inputs),
+              packed + layout.dx_at());
   for (std::size_t i = 0; i < layer.seen_count; ++i) {
-    const auto seen = [&](std::size_t d) -> const float* {
-      const std::size_t number = seen_number[d % layout.seen_vectors], unit = d / layout.seen_vectors;
-      if (number == kGates) return nullptr;
-      return weights[kWeightGates] + (number * hidden + unit) * layout.seen_depth + i * hidden;
+    const auto seen = [&](std::size_t unit, std::size_t slot) -> const float* {
+      if (seen_number[slot] == kGates) return nullptr;
+      return weights[kWeightGates] + (seen_number[slot] * hidden + unit) * layout.seen_depth + i * hidden;
     };
-    pack_rows(layout.dseen, i * layout.blocks, hidden, seen, packed + layout.dseen_at());
+    pack_rows(layout.dseen, i * layout.blocks, hidden, hidden, layout.seen_vectors, seen, packed + layout.dseen_at());
   }
   if (layer.projected) {
-    const auto output = [&](std::size_t d) {
+    const auto output = [&](std::size_t d, std::size_t) {
       return d < layer.projected ? weights[kWeightHr] + d * hidden
                                  : weights[kWeightHp] + (d - layer.projected) * hidden;
     };
-    pack_rows(layout.dm, 0, hidden, output, packed + layout.dm_at());
+    pack_rows(layout.dm, 0, hidden, layer.width(), 1, output, packed + layout.dm_at());
   }
 }
 

@@ -20,6 +20,7 @@ struct OuterTile {
   const float* strip;
   const float* lines;
   std::size_t count;
+  bool begins;  // to is written, not added to
   float* to;
 
   template <std::size_t kColumns, std::size_t kVectors>
@@ -33,7 +34,7 @@ struct OuterTile {
     for (std::size_t k = 0; k < kColumns; ++k)
       for (std::size_t v = 0; v < kVectors; ++v) {
         float* at = to + ((column + k) * kVectors + v) * kWidth;
-        store(at, load(at) + sum[k][v]);
+        store(at, begins ? sum[k][v] : load(at) + sum[k][v]);
       }
   }
 };
@@ -64,8 +65,9 @@ class Reduction {
  private:
   // Fills bite_ with the window's row-steps, a bite at a time, and calls use(their count).
   template <class Use>
-  void each_bite(Use use) const {
+  void each_bite(Use use) {
     std::size_t count = 0;
+    begins_ = job_.begins;
     for (std::size_t k = 0; k < job_.chunk_count; ++k) {
       const Chunk& chunk = job_.chunks[k];
       for (std::size_t s = job_.first; s < job_.last && s < chunk.steps(); ++s) {
@@ -76,6 +78,7 @@ class Reduction {
           bite_[count++] = {window + r, window * layout_.blocks + r, active};
           if (count < kBite) continue;
           use(count);
+          begins_ = false;
           count = 0;
         }
       }
@@ -130,7 +133,8 @@ class Reduction {
             store_some(at, load_some(from, lanes), lanes);
         }
       for (std::size_t b = 0; b < blocks; ++b)
-        tiles(OuterTile{strip_, lines_ + b * kBite * line, count, to + b * stride + column * line}, width, vectors);
+        tiles(OuterTile{strip_, lines_ + b * kBite * line, count, begins_, to + b * stride + column * line}, width,
+              vectors);
     }
   }
 
@@ -159,6 +163,7 @@ class Reduction {
   float *lines_, *strip_;
   const float** rows_;
   RowStep* bite_;
+  bool begins_ = false;
 };
 
 }  // namespace

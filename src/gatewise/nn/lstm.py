@@ -26,10 +26,13 @@ from gatewise.nn.arguments import (
 )
 from gatewise.nn.layout import Lengths, Trace, laid_out
 from gatewise.nn.parameters import Init, Scheme, create, redraw, rows
-from gatewise.ops.checks import ShapeError, check_tensor
+from gatewise.ops.checks import ShapeError, check_save, check_tensor
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
 from gatewise.spec import check_flag, check_option, variant
+
+
+_DIRECT = ("auto", "native")
 
 
 @final
@@ -73,6 +76,8 @@ class LSTM(nn.Module):
         max_lag: the longest memory that "chrono" plans for, in steps.
         learned_state: whether the initial state is learned instead of zero.
         generator: where dropout and zoneout get their randomness; None for torch's default generator.
+        save: what the native engine keeps for backward: "all" it needs, or "states" to keep the states only and compute
+            the gates again, which takes less memory and more time and gives the same bits.
         backend: "auto", "native", "torch" or "reference"; see ``gatewise.ops.BACKENDS``.
 
     Shapes:
@@ -136,6 +141,7 @@ class LSTM(nn.Module):
         max_lag: int = 100,
         learned_state: bool = False,
         generator: torch.Generator | None = None,
+        save: str = "all",
         backend: str = "auto",
     ):
         super().__init__()
@@ -157,6 +163,7 @@ class LSTM(nn.Module):
         check_projection(proj_size, hidden_size)
         if learned_state:
             check_option(self.variant.cell, "learned_state")
+        check_save(save)
         check_backend(backend)
         check_generator(generator)
         self.init = Init(init, forget_bias, max_lag)
@@ -175,6 +182,7 @@ class LSTM(nn.Module):
         self.weight_drop = probability("weight_drop", weight_drop)
         self.learned_state = learned_state
         self.generator = generator
+        self.save = save
         self.backend = backend
         if dropout and num_layers == 1:
             warnings.warn(
@@ -192,6 +200,8 @@ class LSTM(nn.Module):
             self, self.variant, shape, learned_state=learned_state, device=device, dtype=dtype
         )
         self._start_kinds = tuple(f"{name}_0" for name in self._widths) if learned_state else ()
+        named = [{kind: kind + end for kind in self._kinds} for end in self._suffixes]
+        self._direct = ops.Direct(self.variant, input_size, hidden_size, named, self._directions, save)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -249,6 +259,10 @@ class LSTM(nn.Module):
             with one entry for each layer and direction (in the order of the states' first dimension), a dictionary from
             each gate's and each state's name to its values over time, laid out as the outputs are.
         """
+        if lengths is None and reset is None and trace is False and self._plain() and type(input) is Tensor:
+            results = self._direct.run(self._parameters, input, hx, self.batch_first)
+            if results is not None:
+                return results[0], self._state(*results[1:])
         if isinstance(input, PackedSequence):
             return self._run_packed(input, hx, lengths, reset, trace)
         self._check_input(input)
@@ -282,9 +296,18 @@ class LSTM(nn.Module):
             "weight_drop": (self.weight_drop, 0.0),
             **self.init.shown(),
             "learned_state": (self.learned_state, False),
+            "save": (self.save, "all"),
             "backend": (self.backend, "auto"),
         }
         return f"{self.input_size}, {self.hidden_size}" + differing(shown)
+
+    def _plain(self) -> bool:
+        """Whether a call is nothing but its layers, on the native engine."""
+        if self.backend not in _DIRECT or self.learned_state or self._zoneout != (0.0, 0.0):
+            return False
+        if self.residual and self.num_layers > 2:
+            return False
+        return not (self.training and (self.dropout or self.recurrent_dropout or self.weight_drop))
 
     def _run(
         self,
@@ -313,6 +336,7 @@ class LSTM(nn.Module):
                 lengths=lengths,
                 reset=reset,
                 trace=trace,
+                save=self.save,
                 backend=self.backend,
             )
             y = result.y + y if self.residual and layer > 1 else result.y

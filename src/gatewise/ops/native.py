@@ -199,7 +199,7 @@ class _Inputs:
         self.reset = None if call.reset is None else call.reset.contiguous()
         self.directions = [_prepared(direction) for direction in call.directions]
         self.hidden = call.directions[0].weights.weight_ih.shape[0] // len(call.variant.cell.learned)
-        self.layer = _layer(call.variant.text, self.x.shape[2], self.hidden)
+        self.layer = described(call.variant.text, self.x.shape[2], self.hidden)
 
     def numbers(self, y: Tensor, column: int, direction: _Prepared) -> list[int]:
         steps, rows, _ = self.x.shape
@@ -222,7 +222,7 @@ def _prepared(direction: Direction) -> _Prepared:
 
 
 @lru_cache(maxsize=1024)
-def _layer(text: str, inputs: int, hidden: int) -> Any:
+def described(text: str, inputs: int, hidden: int) -> Any:
     """The engine's description of a layer."""
     variant: Variant = parse_variant(text)
     cell = variant.cell

@@ -93,7 +93,18 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                 dtypes=_FLOATS,
                 devices=None,
                 stopped_by=frozenset(
-                    {"cell", "convolution", "lengths unknown", "reset", "noise", "trace", "transform", "dual", "no steps", "out"}
+                    {
+                        "cell",
+                        "convolution",
+                        "lengths unknown",
+                        "reset",
+                        "noise",
+                        "trace",
+                        "transform",
+                        "dual",
+                        "no steps",
+                        "out",
+                    }
                 ),
             ),
             Backend("reference", dtypes=_FLOATS, devices=None, stopped_by=frozenset({"out"})),

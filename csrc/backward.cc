@@ -17,6 +17,8 @@ namespace {
 
 using namespace GATEWISE_ISA;
 
+constexpr std::size_t kFewRows = 16;
+
 // The rows of one chunk. Arrays of pointers have kChunk elements.
 struct Rows {
   const Chunk* chunk;
@@ -49,7 +51,8 @@ class Group {
   }
 
   void run() {
-    point_ = backward_point(layer_.row, options());
+    options_ = options();
+    point_ = backward_point(layer_.row, options_);
     for (std::size_t k = 0; k < job_.count; ++k) attach(rows_[k]);
     auto last_poll = std::chrono::steady_clock::now();
     for (std::size_t s = job_.last; s-- > job_.first;) {
@@ -60,6 +63,7 @@ class Group {
       }
       step(s);
     }
+    if (job_.gradients->dx.data && few_rows()) input_gradients();
     if (!job_.first)
       for (std::size_t k = 0; k < job_.count; ++k) finish(rows_[k]);
   }
@@ -226,8 +230,8 @@ class Group {
       for (std::size_t k = 0; k < layer_.beside; ++k)
         to[wide + k] = job_.gradients->dy.data ? rows.dy[r][wide + k] : 0.0f;
     }
-    const PanelChunk chunk = {rows.active, rows.dprojected, nullptr, nullptr, rows.dm};
-    panel_products(layout_.dm, job_.packed_backward + layout_.dm_at(), &chunk, 1, 0, 0);
+    const PanelChunk chunk = {.active = rows.active, .rows = rows.dprojected, .to = rows.dm};
+    panel_products(layout_.dm, job_.packed_backward + layout_.dm_at(), &chunk, 1, 0);
   }
 
   float* gates_at(const Rows& rows, float* kept) const { return kept + rows.window * layout_.blocks * layout_.line; }
@@ -266,6 +270,7 @@ class Group {
     for (const Gate gate : {kI, kF, kO}) at.peep[gate] = job_.packed + layout_.peep_at(gate) + block * kWidth;
     at.dbias = sums_of(rows, block);
     at.dpeep = at.dbias + layout_.line;
+    if (!options_) return point_(layer_.row, at);
     BackwardExtras extras;
     extras.clips = layer_.clips;
     extras.keeps_pre = layer_.keeps_pre();
@@ -320,34 +325,70 @@ class Group {
     }
   }
 
+  // The gradients of the states before step s, and of x.
   void products(std::size_t s) {
-    (void)s;
-    const float* packed = job_.packed_backward;
-    float* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
+    const std::size_t gates = layer_.gates();
     float* const of_h = layer_.layer_norm ? job_.saved.norm_h : job_.saved.gates;
-    for (std::size_t k = 0; k < job_.count; ++k)
-      chunks_[k] = {rows_[k].active, nullptr, rows_[k].active ? gates_at(rows_[k], of_h) : nullptr,
-                    sequence_.h_mask && !sequence_.recurrent_mask ? rows_[k].carry : nullptr, rows_[k].dh};
-    panel_products(layout_.dh, packed, chunks_, job_.count, layer_.gates(), layer_.gates());
+    for (std::size_t k = 0; k < job_.count; ++k) {
+      chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dh);
+      if (sequence_.h_mask && !sequence_.recurrent_mask) chunks_[k].from = rows_[k].carry;
+    }
+    panel_products(layout_.dh, job_.packed_backward, chunks_, job_.count, gates);
     if (sequence_.recurrent_mask) unmask();
     if (layer_.seen_count) {
-      for (std::size_t k = 0; k < job_.count; ++k) chunks_[k].from = nullptr, chunks_[k].to = rows_[k].dseen;
-      panel_products(layout_.dseen, packed + layout_.dseen_at(), chunks_, job_.count, layer_.gates(),
-                     layout_.seen_vectors);
+      for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dseen);
+      const float* packed = job_.packed_backward + layout_.dseen_at();
+      panel_products(layout_.dseen, packed, chunks_, job_.count, layout_.seen_vectors);
     }
-    if (!job_.gradients->dx.data) return;
+    if (!job_.gradients->dx.data || few_rows()) return;
+    float* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
+    for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_x, rows_[k].dx);
+    panel_products(layout_.dx, job_.packed_backward + layout_.dx_at(), chunks_, job_.count, gates);
     for (std::size_t k = 0; k < job_.count; ++k)
-      chunks_[k] = {rows_[k].active, nullptr, rows_[k].active ? gates_at(rows_[k], of_x) : nullptr, nullptr,
-                    rows_[k].dx};
-    panel_products(layout_.dx, packed + layout_.dx_at(), chunks_, job_.count, layer_.gates(), layer_.gates());
-    for (std::size_t k = 0; k < job_.count; ++k)
-      for (std::size_t r = 0; r < rows_[k].active; ++r) store_dx(rows_[k], r, s);
+      for (std::size_t r = 0; r < rows_[k].active; ++r) store_dx(rows_[k], rows_[k].dx + r * kWidth, r, s);
   }
 
-  void store_dx(const Rows& rows, std::size_t r, std::size_t s) const {
+  PanelChunk chunk_of(const Rows& rows, float* lines, float* to) const {
+    PanelChunk chunk = {.active = rows.active, .line = layer_.gates(), .block = rows.active * layout_.line, .to = to};
+    if (rows.active) chunk.lines = gates_at(rows, lines);
+    return chunk;
+  }
+
+  // With few rows the weights of x are not wanted at every step but once for many: the gradients of x come after all
+  // steps. A single row's steps are the rows of a tile.
+  bool few_rows() const { return sequence_.rows <= kFewRows; }
+
+  void input_gradients() {
+    const float* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
+    const float* const packed = job_.packed_backward + layout_.dx_at();
+    for (std::size_t k = 0; k < job_.count; ++k) {
+      const Rows& rows = rows_[k];
+      const Chunk& chunk = *rows.chunk;
+      const std::size_t end = job_.last < chunk.steps() ? job_.last : chunk.steps();
+      for (std::size_t s = job_.first; s < end;) {
+        const std::size_t active = chunk.active(s);
+        std::size_t last = s + 1;
+        while (active == 1 && last < end && last < s + kChunk && chunk.active(last) == 1) ++last;
+        const auto window =
+            static_cast<std::size_t>(job_.place[chunk.index] + static_cast<std::ptrdiff_t>(chunk.offset(s)));
+        const bool single = active == 1;
+        const PanelChunk source = {.active = single ? last - s : active,
+                                   .lines = of_x + window * layout_.blocks * layout_.line,
+                                   .line = single ? layout_.blocks * layer_.gates() : layer_.gates(),
+                                   .block = active * layout_.line,
+                                   .to = rows.dx};
+        panel_products(layout_.dx, packed, &source, 1, layer_.gates());
+        for (std::size_t i = 0; i < source.active; ++i)
+          store_dx(rows, rows.dx + i * kWidth, single ? 0 : i, single ? s + i : s);
+        s = last;
+      }
+    }
+  }
+
+  void store_dx(const Rows& rows, const float* from, std::size_t r, std::size_t s) const {
     float* to = job_.gradients->dx.at(rows.chunk->time(r, s, sequence_.reverse), rows.chunk->row[r]);
     for (std::size_t v = 0; v < layout_.dx.vectors; ++v) {
-      Floats value = load(rows.dx + v * kVectorStride + r * kWidth);
+      Floats value = load(from + v * kVectorStride);
       const std::size_t lanes = lanes_of(v, layer_.inputs);
       if (job_.gradients->add_dx) value = value + load_some(to + v * kWidth, lanes);
       store_some(to + v * kWidth, value, lanes);
@@ -404,6 +445,7 @@ class Group {
   Rows* rows_;
   PanelChunk* chunks_ = nullptr;
   BackwardPoint point_ = nullptr;
+  bool options_ = false;
 };
 
 }  // namespace

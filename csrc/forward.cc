@@ -20,20 +20,20 @@ using namespace GATEWISE_ISA;
 struct GateTile {
   const Piece* pieces;
   std::size_t first, last;
-  const float* const (*source)[kChunk];
-  const float* block;  // packed weights
-  bool begins;         // from the bias, or zero if that is null
+  const float* const* source[3];  // by Piece::Source
+  const float* block;             // packed weights
+  bool begins;                    // from the bias, or zero if that is null
   const float* bias;
   float* gates;
+  std::size_t stride;  // from one row's gates to the next
   std::size_t seen_vectors;
 
   template <std::size_t kRows, std::size_t kVectors>
   void run(std::size_t row) const {
-    constexpr std::size_t kLine = kVectors * kWidth;
     Tile<kRows, kVectors> sum = {};
-    float* at = gates + row * kLine;
+    float* at = gates + row * stride;
     if (!begins)
-      load_tile<kRows, kVectors>(sum, at, kLine, kWidth);
+      load_tile<kRows, kVectors>(sum, at, stride, kWidth);
     else if (bias)
       load_tile<kRows, kVectors>(sum, bias, 0, kWidth);
     for (std::size_t p = first; p < last; ++p) {
@@ -45,11 +45,15 @@ struct GateTile {
       else
         multiply<kVectors>(sum, rows, block + piece.at, piece.count);
     }
-    store_tile<kRows, kVectors>(sum, at, kLine, kWidth);
+    store_tile<kRows, kVectors>(sum, at, stride, kWidth);
   }
 };
 
 constexpr std::size_t kMaxPieces = 64;
+// With so few rows a step is over before its weights have come from the cache: the products with x of several steps are
+// formed together, so that only the recurrent weights are wanted at every step.
+constexpr std::size_t kFewRows = 16;
+constexpr std::size_t kAhead = 16;
 
 class Group {
  public:
@@ -59,7 +63,8 @@ class Group {
   }
 
   void run() {
-    point_ = forward_point(layer_.row, options());
+    options_ = options();
+    point_ = forward_point(layer_.row, options_);
     plan_pieces();
     begin();
     auto last_poll = std::chrono::steady_clock::now();
@@ -70,6 +75,7 @@ class Group {
         last_poll = std::chrono::steady_clock::now();
       }
       if (!point_at(s)) break;
+      if (hoists() && (s - job_.first) % kAhead == 0) multiply_inputs(s);
       if (layer_.layer_norm)
         normalised_step(s);
       else
@@ -86,7 +92,9 @@ class Group {
       ForwardRows& rows = rows_[k];
       const std::size_t block = kChunk * layout_.line;
       rows.c = scratch.take((layer_.plain_states() - 1) * plane());
-      rows.gates = scratch.take(layer_.layer_norm ? layout_.blocks * block : block);
+      const std::size_t most = job_.sequence->rows < kChunk ? job_.sequence->rows : kChunk;
+      const std::size_t ahead = kAhead * layout_.blocks * most * layout_.line;
+      rows.gates = scratch.take(hoists() ? ahead : layer_.layer_norm ? layout_.blocks * block : block);
       rows.masked = scratch.take(job_.sequence->recurrent_mask ? kChunk * layer_.recurrent() : 0);
       rows.seen_rows = scratch.take(3 * kChunk * layout_.seen_depth);
       rows.m_rows = scratch.take(layer_.projected ? kChunk * layout_.padded : 0);
@@ -100,6 +108,10 @@ class Group {
   }
 
  private:
+  bool hoists() const {
+    return !layer_.layer_norm && layer_.inputs >= kWidth && job_.sequence->rows <= kFewRows && job_.sequence->steps > 1;
+  }
+
   std::size_t plane() const { return layout_.blocks * kVectorStride; }
   std::size_t zero_count() const {
     return layer_.recurrent() > layout_.seen_depth ? layer_.recurrent() : layout_.seen_depth;
@@ -124,7 +136,7 @@ class Group {
     const std::size_t depth = kDepth * (1 + whole / (kDepth * (kMaxPieces - 4)));
     for (std::size_t source = 0; source < 3; ++source)
       for (std::size_t from = 0; from < counts[source];) {
-        if (filled >= depth) {
+        if (filled >= depth || (hoists() && source == Piece::kHidden && from == 0)) {
           groups_[group_count_++] = {piece_count_, piece_count_};
           filled = 0;
         }
@@ -132,6 +144,7 @@ class Group {
         pieces_[piece_count_++] = {static_cast<Piece::Source>(source), from, count,
                                    starts[source] + from * lines[source]};
         groups_[group_count_ - 1].last = piece_count_;
+        if (source == Piece::kX) input_groups_ = group_count_;
         from += count;
         filled += count;
       }
@@ -257,18 +270,72 @@ class Group {
   void multiply_block(std::size_t block, std::size_t first, std::size_t last, const ForwardRows& rows, bool begins,
                       bool with_bias, float* gates) const {
     const float* packed = job_.packed + block * layout_.block;
-    const GateTile tile = {
-        pieces_, first, last, rows.source, packed, begins, with_bias ? packed : nullptr, gates, layout_.seen_vectors};
+    const GateTile tile = {pieces_,
+                           first,
+                           last,
+                           {rows.source[0], rows.source[1], rows.source[2]},
+                           packed,
+                           begins,
+                           with_bias ? packed : nullptr,
+                           gates,
+                           layout_.line,
+                           layout_.seen_vectors};
     tiles(tile, rows.active, layer_.gates());
   }
 
+  // A block's gates in step s, where the products with x have been formed ahead or are begun now.
+  float* step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const {
+    if (job_.saved.gates || !hoists()) return gates_at(rows, job_.saved.gates, rows.gates, s, block);
+    const Chunk& chunk = *rows.chunk;
+    const std::size_t begin = s - (s - job_.first) % kAhead;
+    const std::size_t at = chunk.offset(s) - chunk.offset(begin);
+    return rows.gates + (at * layout_.blocks + block * chunk.active(s)) * layout_.line;
+  }
+
+  // Begins the pre-activations of the steps from s on with the products with x. A single row's steps are the rows of a
+  // tile.
+  void multiply_inputs(std::size_t s) {
+    for (std::size_t k = 0; k < job_.count; ++k) {
+      ForwardRows rows = rows_[k];
+      const Chunk& chunk = *rows.chunk;
+      std::size_t end = s + kAhead < job_.last ? s + kAhead : job_.last;
+      end = end < chunk.steps() ? end : chunk.steps();
+      for (std::size_t t = s; t < end;) {
+        rows.active = chunk.active(t);
+        std::size_t last = t + 1;
+        while (rows.active == 1 && last < end && chunk.active(last) == 1) ++last;
+        const float* x[kAhead > kChunk ? kAhead : kChunk];
+        std::size_t count = 0;
+        for (std::size_t u = t; u < last; ++u)
+          for (std::size_t r = 0; r < rows.active; ++r)
+            x[count++] = job_.sequence->x.at(chunk.time(r, u, job_.sequence->reverse), chunk.row[r]);
+        for (std::size_t block = 0; block < layout_.blocks; ++block) {
+          const float* packed = job_.packed + block * layout_.block;
+          const GateTile tile = {pieces_,
+                                 0,
+                                 groups_[input_groups_ - 1].last,
+                                 {x, nullptr, nullptr},
+                                 packed,
+                                 true,
+                                 packed,
+                                 step_gates(rows, t, block),
+                                 rows.active == 1 ? layout_.blocks * layout_.line : layout_.line,
+                                 layout_.seen_vectors};
+          tiles(tile, count, layer_.gates());
+        }
+        t = last;
+      }
+    }
+  }
+
   void step(std::size_t s) {
+    const std::size_t first = hoists() ? input_groups_ : 0;
     for (std::size_t block = 0; block < layout_.blocks; ++block) {
-      for (std::size_t g = 0; g < group_count_; ++g)
+      for (std::size_t g = first; g < group_count_; ++g)
         for (std::size_t k = 0; k < job_.count; ++k) {
           const ForwardRows& rows = rows_[k];
           if (!rows.active) continue;
-          float* gates = gates_at(rows, job_.saved.gates, rows.gates, s, block);
+          float* gates = step_gates(rows, s, block);
           multiply_block(block, groups_[g].first, groups_[g].last, rows, g == 0, true, gates);
           if (g + 1 == group_count_) cell(rows, s, block, gates, Stage::kWhole);
         }
@@ -291,6 +358,7 @@ class Group {
     }
     at.out = layer_.projected ? rows.unprojected : rows.y;
     for (const Gate gate : {kI, kF, kO}) at.peep[gate] = job_.packed + layout_.peep_at(gate) + block * kWidth;
+    if (!options_) return point_(layer_.row, at);
     ForwardExtras extras;
     extras.stage = stage;
     extras.clips = layer_.clips;
@@ -380,8 +448,8 @@ class Group {
     for (std::size_t k = 0; k < job_.count; ++k) {
       ForwardRows& rows = rows_[k];
       if (!rows.active) continue;
-      const PanelChunk chunk = {rows.active, rows.unprojected, nullptr, nullptr, rows.out};
-      panel_products(layout_.projection, job_.packed + layout_.projection_at(), &chunk, 1, 0, 0);
+      const PanelChunk chunk = {.active = rows.active, .rows = rows.unprojected, .to = rows.out};
+      panel_products(layout_.projection, job_.packed + layout_.projection_at(), &chunk, 1, 0);
       for (std::size_t v = 0; v < layout_.projection.vectors; ++v)
         for (std::size_t r = 0; r < rows.active; ++r) {
           Floats value = load(rows.out + v * kVectorStride + r * kWidth);
@@ -428,10 +496,12 @@ class Group {
   const Layout layout_;
   ForwardRows* rows_;
   ForwardPoint point_ = nullptr;
+  bool options_ = false;
   float* zeros_ = nullptr;
   Piece pieces_[kMaxPieces + 4];
   PieceGroup groups_[kMaxPieces + 4];
   std::size_t piece_count_ = 0, group_count_ = 0;
+  std::size_t input_groups_ = 0;  // groups with pieces of x
 };
 
 }  // namespace

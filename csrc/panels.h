@@ -52,13 +52,14 @@ struct PanelChunk {
   std::size_t active = 0;
   const float* const* rows = nullptr;
   const float* lines = nullptr;
+  std::size_t line = 0, block = 0;  // vectors from one row's line to the next, floats from one block's to the next
   const float* from = nullptr;
   float* to = nullptr;
 };
 
-// Multiplies the sources of all chunks by a matrix of panels. Lines have `line` vectors, of which `gates` count.
+// Multiplies the sources of all chunks by a matrix of panels, whose depth has `gates` rows for each unit of lines.
 inline void panel_products(const Panels& shape, const float* packed, const PanelChunk* chunks, std::size_t count,
-                           std::size_t line, std::size_t gates) {
+                           std::size_t gates) {
   const std::size_t per_unit = gates ? gates : 1;
   const std::size_t depth = shape.depth / per_unit, stride = kDepth / per_unit / kWidth * kWidth;
   for (std::size_t p = 0; p < shape.count(); ++p) {
@@ -67,11 +68,9 @@ inline void panel_products(const Panels& shape, const float* packed, const Panel
       for (std::size_t k = 0; k < count; ++k) {
         const PanelChunk& chunk = chunks[k];
         if (!chunk.active) continue;
-        PanelTile tile = {chunk.rows, chunk.lines,
-                          line,       chunk.active * line * kWidth,
-                          gates,      packed + shape.at(p),
-                          first,      last,
-                          chunk.from, chunk.to + shape.first(p) * kVectorStride};
+        PanelTile tile = {
+            chunk.rows,           chunk.lines, chunk.line, chunk.block, gates,
+            packed + shape.at(p), first,       last,       chunk.from,  chunk.to + shape.first(p) * kVectorStride};
         if (first)
           tile.from = tile.to;
         else if (tile.from)

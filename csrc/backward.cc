@@ -3,7 +3,6 @@
 // Step by step from the last: the cell's derivatives (pointwise_backward.cc) turn the kept gates into the gradients of
 // the pre-activations, in place; their products with the weights are the gradients of h of the step before and of x.
 // The same array of gradients then feeds the products for the weights (reduce.cc), with no transposition anywhere.
-#include <chrono>
 #include <cstring>
 
 #include "kernels.h"
@@ -54,13 +53,8 @@ class Group {
     options_ = options();
     point_ = backward_point(layer_.row, options_);
     for (std::size_t k = 0; k < job_.count; ++k) attach(rows_[k]);
-    auto last_poll = std::chrono::steady_clock::now();
     for (std::size_t s = job_.last; s-- > job_.first;) {
-      if (job_.stop->load(std::memory_order_relaxed)) return;
-      if (job_.poll && std::chrono::steady_clock::now() - last_poll > std::chrono::milliseconds(50)) {
-        job_.poll(job_.polled);
-        last_poll = std::chrono::steady_clock::now();
-      }
+      if (job_.watch.stopped()) return;
       step(s);
     }
     if (job_.gradients->dx.data && few_rows()) input_gradients();
@@ -267,7 +261,7 @@ class Group {
     if (job_.gradients->dy.data && !layer_.projected) at.dy = rows.dy;
     at.dc = rows.dc + block * kVectorStride;
     at.plane = plane();
-    for (const Gate gate : {kI, kF, kO}) at.peep[gate] = job_.packed + layout_.peep_at(gate) + block * kWidth;
+    for (const Gate gate : {kI, kF, kO, kG}) at.peep[gate] = job_.packed + layout_.peep_at(gate) + block * kWidth;
     at.dbias = sums_of(rows, block);
     at.dpeep = at.dbias + layout_.line;
     if (!options_) return point_(layer_.row, at);
@@ -297,7 +291,7 @@ class Group {
       extras.c_bias = job_.packed + layout_.cell_gain_at(true) + block * kWidth;
       extras.hat = rows.hat + block * kVectorStride;
       extras.normalised = rows.normalised + block * kVectorStride;
-      extras.dgain = at.dpeep + 3 * kWidth + 2 * layout_.line;
+      extras.dgain = at.dpeep + kGates * kWidth + 2 * layout_.line;
       extras.dshift = extras.dgain + kWidth;
     }
     at.extras = &extras;
@@ -314,7 +308,7 @@ class Group {
       float* const d = rows.dnorm + r * line;
       for (std::size_t block = 0; block < layout_.blocks; ++block) {
         const float* gain = job_.packed + layout_.gain_at(recurrent) + block * line;
-        float* dgain = sums_of(rows, block) + line + 3 * kWidth + recurrent * line;
+        float* dgain = sums_of(rows, block) + line + kGates * kWidth + recurrent * line;
         for (std::size_t v = 0; v < line; v += kWidth) {
           const Floats gradient = load(dpre + block * stride + v);
           store(dgain + v, fma(gradient, load(normalised + block * stride + v), load(dgain + v)));

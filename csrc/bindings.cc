@@ -156,9 +156,8 @@ void run_backward(const Layer& layer, Tape& tape, const Addresses& weights, bool
   fill(g.dstate, dstate);
   fill(g.dstart, dstart);
   fill(g.dweights, dweights);
-  const Kernels& kernels = kernels_in_use();
   interruptible([&](Interrupt& interrupt) {
-    backward(kernels, layer, given, sequence, g, tape, threads, interrupt);
+    backward(layer, given, sequence, g, tape, threads, interrupt);
     return 0;
   });
 }
@@ -184,6 +183,11 @@ std::vector<std::string> available_isas() {
 
 NB_MODULE(_native, m) {
   using namespace nb::literals;
+  // A graph that is alive when the program ends holds tapes, which is no mistake.
+  nb::set_leak_warnings(false);
+  available();
+  keep_memory_across_forks();
+  watch_forks();
   m.def("available_isas", &available_isas);
   m.def("isa", [] { return std::string(kernels_in_use().isa); });
   m.def("use_isa", [](const std::string& name) { use_kernels(kernels_for(name)); }, "name"_a);

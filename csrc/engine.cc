@@ -105,18 +105,13 @@ void pack(const Plan& plan, const Weights& weights, float* packed, bool all) {
   parallel(parts, parts, work);
 }
 
-// Only the thread that made the call may poll.
+// Only the thread that made the call may ask.
 class Poll {
  public:
   explicit Poll(Interrupt& interrupt) : interrupt_(interrupt), caller_(std::this_thread::get_id()) {}
-  void give(Job& job) const {
-    job.stop = &interrupt_.stop;
-    const bool here = std::this_thread::get_id() == caller_;
-    job.poll = here ? interrupt_.poll : nullptr;
-    job.polled = interrupt_.data;
-  }
+  Watch watch() const { return {&interrupt_, interrupt_.poll && std::this_thread::get_id() == caller_}; }
   void check() const {
-    if (interrupt_.stop) throw Interrupted{};
+    if (watch().stopped()) throw Interrupted{};
   }
 
  private:
@@ -255,7 +250,7 @@ class Backward {
     float* const scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
     BackwardJob job = job_;
     static_cast<Job&>(job) = job_for(plan_, group, packed_, job_.saved, place_.data(), first, last, scratch);
-    poll_.give(job);
+    job.watch = poll_.watch();
     if (recomputes_) {
       Sequence again = plan_.sequence;
       for (float*& trace : again.trace) trace = nullptr;
@@ -289,6 +284,7 @@ class Backward {
     job.dpacked = dpacked_;
     job.begins = begins;
     job.scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
+    job.watch = poll_.watch();
     job.first_block = plan_.sizes.blocks * part / parts;
     job.last_block = plan_.sizes.blocks * (part + 1) / parts;
     job.first_panel = plan_.sizes.panels * part / parts;
@@ -317,6 +313,7 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
   auto tape = keep == Keep::kNothing ? nullptr : std::make_unique<Tape>();
   Saved saved;
   if (tape) {
+    tape->kernels = &kernels;
     const auto history = [&](Scratch& scratch) { saved = take_history(plan, scratch); };
     tape->states = Buffer(floats_of(history));
     Scratch states(tape->states.data());
@@ -343,7 +340,7 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
   auto work = [&](std::size_t worker, std::size_t group) {
     for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
     Job job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratches + worker * per_group);
-    poll.give(job);
+    job.watch = poll.watch();
     kernels.forward(job);
   };
   parallel(plan.threads, plan.groups.size(), work);
@@ -351,9 +348,9 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
   return tape;
 }
 
-void backward(const Kernels& kernels, const Layer& layer, const Weights& weights, const Sequence& sequence,
-              const Gradients& gradients, Tape& tape, std::size_t threads, Interrupt& interrupt) {
-  const Plan plan(kernels, layer, sequence, threads);
+void backward(const Layer& layer, const Weights& weights, const Sequence& sequence, const Gradients& gradients,
+              Tape& tape, std::size_t threads, Interrupt& interrupt) {
+  const Plan plan(*tape.kernels, layer, sequence, threads);
   if (gradients.dx.data && !gradients.add_dx)
     for (const Chunk& chunk : plan.schedule.chunks())
       clear_padding(sequence, chunk, gradients.dx.data, gradients.dx.time, gradients.dx.row, layer.inputs);

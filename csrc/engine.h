@@ -1,7 +1,6 @@
 // Whole operations on top of the kernels: they bring memory, threads and the order of things.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <mutex>
 
@@ -14,20 +13,14 @@ namespace gatewise {
 // steps at a time, to the same bits.
 enum class Keep { kNothing, kStates, kAll };
 
-// Asked now and then by the thread that made the call, and by no other; work stops once `stop` is set.
-struct Interrupt {
-  void (*poll)(void*) = nullptr;
-  void* data = nullptr;
-  std::atomic<bool> stop{false};
-};
-
 struct Interrupted {};
 
 class Tape {
  public:
-  Buffer states;     // Saved's history
-  std::mutex mutex;  // guards what follows: a backward takes it away
-  Buffer window;     // Saved's window of the whole sequence, until the first backward; or nothing
+  const Kernels* kernels = nullptr;  // those that wrote it
+  Buffer states;                     // Saved's history
+  std::mutex mutex;                  // guards what follows: a backward takes it away
+  Buffer window;                     // Saved's window of the whole sequence, until the first backward; or nothing
 };
 
 // Runs one direction of a layer. Fills padding of y and of traces with zeros. Throws std::bad_alloc, Interrupted.
@@ -36,7 +29,7 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
 
 // The gradients of that run, of which `sequence` must be the same, y still with its values. May be called again.
 // Gradients of `start` are added to, all others written.
-void backward(const Kernels& kernels, const Layer& layer, const Weights& weights, const Sequence& sequence,
-              const Gradients& gradients, Tape& tape, std::size_t threads, Interrupt& interrupt);
+void backward(const Layer& layer, const Weights& weights, const Sequence& sequence, const Gradients& gradients,
+              Tape& tape, std::size_t threads, Interrupt& interrupt);
 
 }  // namespace gatewise

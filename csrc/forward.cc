@@ -8,7 +8,6 @@
 // accumulates all its products in registers, and the cell finds a block's gates in the first-level cache.
 #include "forward.h"
 
-#include <chrono>
 #include <cstring>
 
 namespace gatewise {
@@ -67,13 +66,8 @@ class Group {
     point_ = forward_point(layer_.row, options_);
     plan_pieces();
     begin();
-    auto last_poll = std::chrono::steady_clock::now();
     for (std::size_t s = job_.first; s < job_.last; ++s) {
-      if (job_.stop->load(std::memory_order_relaxed)) return;
-      if (job_.poll && std::chrono::steady_clock::now() - last_poll > std::chrono::milliseconds(50)) {
-        job_.poll(job_.polled);
-        last_poll = std::chrono::steady_clock::now();
-      }
+      if (job_.watch.stopped()) return;
       if (!point_at(s)) break;
       if (hoists() && (s - job_.first) % kAhead == 0) multiply_inputs(s);
       if (layer_.layer_norm)
@@ -186,7 +180,7 @@ class Group {
   // The same from what was kept of the step before the first.
   void restore(ForwardRows& rows, std::size_t r) {
     const std::size_t s = job_.first - 1;
-    if (r >= rows.chunk->active(s)) return;
+    if (s >= rows.chunk->steps() || r >= rows.chunk->active(s)) return;
     const std::size_t active = rows.chunk->active(s), at = rows.chunk->base + rows.chunk->offset(s);
     for (std::size_t state = 1; state < layer_.plain_states(); ++state)
       for (std::size_t b = 0; b < layout_.blocks; ++b)
@@ -357,7 +351,7 @@ class Group {
       at.kept_plane = job_.saved.plane;
     }
     at.out = layer_.projected ? rows.unprojected : rows.y;
-    for (const Gate gate : {kI, kF, kO}) at.peep[gate] = job_.packed + layout_.peep_at(gate) + block * kWidth;
+    for (const Gate gate : {kI, kF, kO, kG}) at.peep[gate] = job_.packed + layout_.peep_at(gate) + block * kWidth;
     if (!options_) return point_(layer_.row, at);
     ForwardExtras extras;
     extras.stage = stage;

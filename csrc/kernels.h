@@ -2,12 +2,38 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 
 #include "layer.h"
 #include "schedule.h"
 
 namespace gatewise {
+
+// Asks the caller of a long call now and then whether to go on. The caller's thread asks; all threads stop.
+struct Interrupt {
+  void (*poll)(void*) = nullptr;  // may set stop
+  void* data = nullptr;
+  std::atomic<bool> stop{false};
+  std::chrono::steady_clock::time_point asked = std::chrono::steady_clock::now();
+};
+
+// A thread's view of it, looked at before every step.
+struct Watch {
+  Interrupt* interrupt = nullptr;
+  bool asks = false;
+
+  [[gnu::always_inline]] bool stopped() const {
+    if (asks) {
+      const auto now = std::chrono::steady_clock::now();
+      if (now - interrupt->asked > std::chrono::milliseconds(50)) {
+        interrupt->asked = now;
+        interrupt->poll(interrupt->data);
+      }
+    }
+    return interrupt->stop.load(std::memory_order_relaxed);
+  }
+};
 
 // What forward keeps for backward, each array indexed by row-step. The window arrays may hold some steps only; where a
 // chunk's step s lies there says Job::place. [·] is what one row-step takes; blocks and lines are those of layout.h.
@@ -35,10 +61,7 @@ struct Job {
   std::size_t first = 0, last = 0;        // steps
   Saved saved;
   float* scratch = nullptr;
-  // Looked at before every step; work stops where it is true. poll, if not null, is called now and then and may set it.
-  std::atomic<bool>* stop = nullptr;
-  void (*poll)(void*) = nullptr;
-  void* polled = nullptr;
+  Watch watch;
 };
 
 // The same steps, from the last to the first. `packed` holds the weights for forward, of which this reads peepholes and
@@ -74,6 +97,7 @@ struct ReduceJob {
   float* dpacked = nullptr;  // added to, or if this begins written
   bool begins = false;
   float* scratch = nullptr;
+  Watch watch;
   std::size_t first_block = 0, last_block = 0;  // of the gates
   std::size_t first_panel = 0, last_panel = 0;  // of the projections
 };

@@ -40,6 +40,8 @@ struct Layout {
       const std::size_t end = layer.row.slot(layer.seen[i]) + 1;
       if (end > seen_vectors) seen_vectors = end;
     }
+    // Fewer vectors are worth a kernel of their own for fgr only, whose candidate sees nothing.
+    if (layer.seen_count && !(layer.gates() == 4 && seen_vectors == 3)) seen_vectors = layer.gates();
     block = line * (1 + layer.inputs + layer.recurrent()) + seen_depth * seen_vectors * kWidth;
     projection = {vectors(layer.projected) + vectors(layer.beside), layer.hidden};
     dh = {vectors(layer.recurrent()), layer.hidden * layer.gates()};
@@ -73,7 +75,7 @@ struct Layout {
 
   // Sums that backward forms over row-steps besides the products, for each chunk and block: biases, peepholes, gains.
   std::size_t sums(const Layer& layer) const {
-    return line + 3 * kWidth + (layer.layer_norm ? 2 * line + 2 * kWidth : 0);
+    return line + kGates * kWidth + (layer.layer_norm ? 2 * line + 2 * kWidth : 0);
   }
 
   // Packed gradients of the weights: for each block [D + R + seen][line]; then the projections'.

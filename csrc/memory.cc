@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <mutex>
 #include <new>
@@ -15,15 +17,23 @@ struct Piece {
   std::size_t bytes;
 };
 
+// A little more than asked for, so that calls of nearly the same size can use each other's memory.
+std::size_t rounded(std::size_t bytes) {
+  std::size_t step = 64;
+  while (step * 16 < bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
 class Store {
  public:
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
   Piece take(std::size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     auto best = kept_.end();
     for (auto piece = kept_.begin(); piece != kept_.end(); ++piece)
-      if (piece->bytes >= bytes && piece->bytes <= bytes + bytes / 2 &&
-          (best == kept_.end() || piece->bytes < best->bytes))
-        best = piece;
+      if (piece->bytes >= bytes && (best == kept_.end() || piece->bytes < best->bytes)) best = piece;
     if (best != kept_.end()) {
       const Piece found = *best;
       kept_.erase(best);
@@ -54,7 +64,7 @@ class Store {
  private:
   // Lets the oldest pieces go.
   void trim() {
-    while (!kept_.empty() && kept_bytes_ + used_bytes_ > most_) {
+    while (!kept_.empty() && kept_bytes_ + used_bytes_ > most_ + most_ / 4) {
       kept_bytes_ -= kept_.front().bytes;
       ::operator delete(kept_.front().data, kCacheLine);
       kept_.erase(kept_.begin());
@@ -74,9 +84,15 @@ Store& store() {
 
 }  // namespace
 
+void keep_memory_across_forks() {
+  store();
+  // A fork in the middle of take() or give() must not leave the child with a lock that nobody will open.
+  pthread_atfork([] { store().lock(); }, [] { store().unlock(); }, [] { store().unlock(); });
+}
+
 Buffer::Buffer(std::size_t floats) {
   if (!floats) return;
-  const Piece piece = store().take((floats * sizeof(float) + 63) / 64 * 64);
+  const Piece piece = store().take(rounded(floats * sizeof(float)));
   data_ = piece.data;
   bytes_ = piece.bytes;
 }

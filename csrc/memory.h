@@ -1,12 +1,15 @@
 // Memory that is kept and used again: fresh pages from the system would cost a training step more than they should.
 //
-// What is kept and what is in use together never exceed the most that was in use at once.
+// What is kept and what is in use together exceed the most that was in use at once by no more than a quarter.
 #pragma once
 
 #include <cstddef>
 #include <utility>
 
 namespace gatewise {
+
+// To be called once, before any other thread can be here: afterwards a process may fork at any moment.
+void keep_memory_across_forks();
 
 class Buffer {
  public:

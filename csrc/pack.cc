@@ -146,7 +146,7 @@ void pack_forward(const Layer& layer, const Weights& weights, float* packed, std
   for (std::size_t block = share.first; block < share.last; ++block)
     pack_block(layer, layout, weights, block, packed + block * layout.block);
   if (part) return;
-  for (const Gate gate : {kI, kF, kO})
+  for (const Gate gate : {kI, kF, kO, kG})
     if (layer.row.gates[gate].peep != Peep::kNone)
       copy_vector(weights[kPeephole] + layer.peep_order[gate] * layer.hidden, layer.hidden, layout.padded,
                   packed + layout.peep_at(gate));
@@ -219,7 +219,7 @@ void unpack(const Layer& layer, const float* dpacked, const float* sums, std::si
     const std::size_t lanes = lanes_of(block, hidden), column = block * kWidth;
     const float* at = dpacked + block * line * layout.gradient_depth(layer);
     const float* sum = sums + block * per_block;
-    const float* gains = sum + line + 3 * kWidth;
+    const float* gains = sum + line + kGates * kWidth;
     for (const Gate gate : kEvery) {
       if (!layer.row.learned(gate)) continue;
       const std::size_t row = layer.order[gate] * hidden + column, slot = layer.row.slot(gate) * kWidth;

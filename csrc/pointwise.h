@@ -70,7 +70,7 @@ struct BackwardBlock {
   std::size_t plane = 0;
   const float* peep[kGates] = {};
   float* dbias = nullptr;  // [learned gates][kWidth], added to
-  float* dpeep = nullptr;  // [i, f, o][kWidth], added to
+  float* dpeep = nullptr;  // [gates][kWidth], added to
   const BackwardExtras* extras = nullptr;
 };
 

@@ -164,7 +164,7 @@ struct FromOutput {
   if (row.learned(kI)) dc_old = point.peeped(kI, point.pass(kI, di * slope(row.gates[kI].squash, v.i), old), dc_old);
   if (row.learned(kF)) dc_old = point.peeped(kF, point.pass(kF, df * slope(row.gates[kF].squash, v.f), old), dc_old);
   if (row.gates[kO].peep == Peep::kBefore) dc_old = point.peeped(kO, from.dpre_o, dc_old);
-  point.pass(kG, dg * slope(row.gates[kG].squash, v.g), old);
+  dc_old = point.peeped(kG, point.pass(kG, dg * slope(row.gates[kG].squash, v.g), old), dc_old);
   store(block.dc + at, dc_old);
 }
 

@@ -78,6 +78,7 @@ class Reduction {
           bite_[count++] = {window + r, window * layout_.blocks + r, active};
           if (count < kBite) continue;
           use(count);
+          if (job_.watch.stopped()) return;
           begins_ = false;
           count = 0;
         }
@@ -120,7 +121,7 @@ class Reduction {
   void outer(const float* const* rows, std::size_t count, std::size_t columns, std::size_t blocks, std::size_t vectors,
              float* to, std::size_t stride) const {
     const std::size_t line = vectors * kWidth;
-    for (std::size_t column = 0; column < columns; column += kStrip) {
+    for (std::size_t column = 0; column < columns && !job_.watch.stopped(); column += kStrip) {
       const std::size_t left = columns - column, width = left < kStrip ? left : kStrip;
       for (std::size_t i = 0; i < count; ++i)
         for (std::size_t k = 0; k < width; k += kWidth) {

@@ -145,9 +145,6 @@ OwnTeam& own_team() {
 }  // namespace
 
 void run_parts(std::size_t threads, std::size_t parts, void (*run)(void*, std::size_t, std::size_t), void* data) {
-  // A fork copies no threads but the caller's, and neither team would notice.
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
-  (void)registered;
   Work work = {run, data, parts};
   if (threads > parts) threads = parts;
   if (threads > 1 && !forked) {
@@ -156,6 +153,11 @@ void run_parts(std::size_t threads, std::size_t parts, void (*run)(void*, std::s
     if (own_team().run(threads, work)) return;
   }
   Work::take_part(&work);
+}
+
+void watch_forks() {
+  // A fork copies no threads but the caller's, and neither team would notice.
+  pthread_atfork(nullptr, nullptr, [] { forked = true; });
 }
 
 const char* team_name() { return gomp() ? "libgomp" : "own"; }

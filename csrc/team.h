@@ -11,6 +11,9 @@ namespace gatewise {
 // that was forked, and when the team is busy, the caller works alone.
 void run_parts(std::size_t threads, std::size_t parts, void (*work)(void*, std::size_t, std::size_t), void* data);
 
+// To be called once, before any other thread can be here: afterwards a process may fork at any moment.
+void watch_forks();
+
 // "libgomp" or "own".
 const char* team_name();
 

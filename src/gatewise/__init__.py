@@ -6,8 +6,8 @@ Public names load on first use, so that ``import gatewise`` stays cheap and torc
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gatewise.machine import engine
     from gatewise.nn import LSTM, ConvLSTM, LSTMCell, Stack, from_torch, to_torch
-    from gatewise.ops import engine
     from gatewise.tasks.forecast import Forecaster
 
     __version__: str
@@ -19,7 +19,7 @@ _HOME = {
     "LSTM": ("gatewise.nn", "torch"),
     "LSTMCell": ("gatewise.nn", "torch"),
     "Stack": ("gatewise.nn", "torch"),
-    "engine": ("gatewise.ops", "torch"),
+    "engine": ("gatewise.machine", ""),
     "from_torch": ("gatewise.nn", "torch"),
     "to_torch": ("gatewise.nn", "torch"),
 }

@@ -31,7 +31,6 @@ from gatewise.ops.support import check_backend
 from gatewise.reference import State
 from gatewise.spec import check_flag, check_option, variant
 
-
 _DIRECT = ("auto", "native")
 
 
@@ -201,7 +200,7 @@ class LSTM(nn.Module):
         )
         self._start_kinds = tuple(f"{name}_0" for name in self._widths) if learned_state else ()
         named = [{kind: kind + end for kind in self._kinds} for end in self._suffixes]
-        self._direct = ops.Direct(self.variant, input_size, hidden_size, named, self._directions, save)
+        self._direct = ops.Direct(self.variant, input_size, hidden_size, named, self._directions)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -260,7 +259,7 @@ class LSTM(nn.Module):
             each gate's and each state's name to its values over time, laid out as the outputs are.
         """
         if lengths is None and reset is None and trace is False and self._plain() and type(input) is Tensor:
-            results = self._direct.run(self._parameters, input, hx, self.batch_first)
+            results = self._direct.run(self._parameters, input, hx, self.batch_first, self.save)
             if results is not None:
                 return results[0], self._state(*results[1:])
         if isinstance(input, PackedSequence):

@@ -4,7 +4,6 @@ from gatewise.ops.call import Direction, Result
 from gatewise.ops.checks import ShapeError
 from gatewise.ops.direct import Direct
 from gatewise.ops.layer import explain, layer, lstm
-from gatewise.ops.native import Engine, engine
 from gatewise.ops.support import BACKENDS, Choice
 from gatewise.reference import Noise, Weights
 

@@ -122,7 +122,7 @@ def flat(result: Result) -> list[Tensor]:
 
 
 def grouped(call: Call, values: Iterable[Any]) -> tuple[Any, list[list[Any]], list[dict[str, Any]]]:
-    """Undo ``flat``, for the tensors of a call's result or for whatever belongs to them: y's, the states', the traces'."""
+    """Undo ``flat``, for the tensors of a call's result or what belongs to them: y's, the states', the traces'."""
     remaining = iter(values)
     y = next(remaining)
     states = [[next(remaining) for _ in direction.state] for direction in call.directions]

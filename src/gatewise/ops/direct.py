@@ -6,7 +6,8 @@ one node of the graph. A call that does not fit is not served, and takes the lon
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,13 +16,16 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from gatewise import _native
+from gatewise.errors import InputError
 from gatewise.ops.call import Call, Direction
-from gatewise.ops.native import described
+from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory
+from gatewise.ops.native import dense, described
 from gatewise.ops.plain import reference
 from gatewise.reference import State, Weights
 from gatewise.spec import Variant
 
 _FLOAT = 4
+_empty = partial(torch.empty, dtype=torch.float32, device=torch.device("cpu"))  # whatever the defaults
 
 
 def undisturbed() -> bool:
@@ -29,6 +33,7 @@ def undisturbed() -> bool:
     return (
         not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
         and torch._C._get_tracing_state() is None
         and _functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
@@ -45,7 +50,6 @@ class Direct:
         hidden: H.
         names: for each layer and direction the names of its parameters by their kind, layer by layer.
         directions: 1 or 2.
-        save: as for ``layer``.
     """
 
     def __init__(
@@ -55,13 +59,11 @@ class Direct:
         hidden: int,
         names: Sequence[Mapping[str, str]],
         directions: int,
-        save: str,
     ):
-        self._arguments = (variant, inputs, hidden, names, directions, save)
+        self._arguments = (variant, inputs, hidden, names, directions)
         self.variant = variant
         self.inputs = inputs
         self.directions = directions
-        self.save = save
         self.width = variant.output_size(hidden)
         self.sizes = list(variant.state_sizes(hidden).values())
         self.count = len(names)
@@ -71,7 +73,7 @@ class Direct:
         self.layers: list[Any] = []
         for number, named in enumerate(names):
             width = inputs if number < directions else self.width * directions
-            self.layers.append(described(variant.text, width, hidden))
+            self.layers.append(described(variant.text, width, hidden, variant.bias))
             shapes = variant.shapes(width, hidden)
             self.names += [named[kind] for kind in self.kinds]
             self.shapes += [torch.Size(shapes[kind]) for kind in self.kinds]
@@ -82,7 +84,7 @@ class Direct:
         return Direct, self._arguments
 
     def run(
-        self, parameters: Mapping[str, Tensor | None], x: Tensor, hx: object, batch_first: bool
+        self, parameters: Mapping[str, Tensor | None], x: Tensor, hx: object, batch_first: bool, save: str
     ) -> tuple[Tensor, ...] | None:
         """Run the layers, or return None if the call does not fit.
 
@@ -91,6 +93,7 @@ class Direct:
             x: the inputs [T, B, D], or [B, T, D] with ``batch_first``.
             hx: the initial states, a tuple of [L·S, B, ·], or None for zeros.
             batch_first: whether the batch comes first.
+            save: as for ``layer``.
 
         Returns:
             y laid out as x is, then the final states.
@@ -104,8 +107,8 @@ class Direct:
         given = (x, *hx, *weights) if hx is not None else (x, *weights)
         if not self._fits(x, hx, weights, batch_first):
             return None
-        if torch.is_grad_enabled() and any([tensor.requires_grad for tensor in given]):  # pyright: ignore[reportOptionalMemberAccess] - they fit
-            return _Stack.apply(self, batch_first, hx is not None, *given)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):  # pyright: ignore[reportOptionalMemberAccess] - they fit
+            return _Stack.apply(self, batch_first, save, hx is not None, *given)
         return self.forward(x, hx, weights, batch_first, "nothing")[0]
 
     def _fits(self, x: Tensor, hx: State | None, weights: Sequence[Tensor | None], batch_first: bool) -> bool:
@@ -135,7 +138,7 @@ class Direct:
         """Return y and the final states; the outputs of every layer; and what the engine kept."""
         first, second, _ = x.shape
         rows = first if batch_first else second
-        final = [torch.empty((self.count, rows, size)) for size in self.sizes]
+        final = [_empty((self.count, rows, size)) for size in self.sizes]
         outputs: list[Tensor] = []
         tapes: list[Any] = []
         threads = torch.get_num_threads()
@@ -143,7 +146,7 @@ class Direct:
             side = number % self.directions
             if not side:
                 fed = outputs[-1] if outputs else x
-                outputs.append(torch.empty((first, second, self.width * self.directions)))
+                outputs.append(_empty((first, second, self.width * self.directions)))
             tapes.append(
                 _native.forward(
                     layer,
@@ -169,15 +172,16 @@ class Direct:
         return addresses
 
     def backward(
-        self, ctx: Any, gradients: Sequence[Tensor | None]
+        self, ctx: Any, y: Tensor, given: Sequence[Tensor], gradients: Sequence[Tensor | None]
     ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
         """Return the gradients of x, of the initial states and of the weights; None where none is wanted."""
-        y, *given = ctx.saved_tensors
         x, hx, weights = _parted(ctx, given)
-        batch_first, outputs = ctx.batch_first, [*ctx.inner, y]
+        if not self._fits(x, cast("State | None", hx), weights, ctx.batch_first):
+            raise InputError("a tensor that backward needs has changed its memory since the forward call.")
+        batch_first, outputs = ctx.batch_first, [*ctx.inner, dense(y)]
         wants_x, wants_states, wants_weights = _wanted(ctx)
-        dy = None if gradients[0] is None else gradients[0].contiguous()
-        dfinal = [None if part is None else part.contiguous() for part in gradients[1:]]
+        dy = None if gradients[0] is None else dense(gradients[0])
+        dfinal = [None if part is None else dense(part) for part in gradients[1:]]
         dweights = [torch.empty_like(w) if want else None for w, want in zip(weights, wants_weights, strict=True)]
         dstates = [torch.empty_like(s) if want else None for s, want in zip(hx or (), wants_states, strict=True)]
         threads = torch.get_num_threads()
@@ -186,17 +190,17 @@ class Direct:
             side = number % self.directions
             below = number // self.directions - 1
             fed = x if below < 0 else outputs[below]
-            y = outputs[below + 1]
+            here = outputs[below + 1]
             # The backward direction comes first here, and the forward one adds to what it wrote.
             adds = self.directions == 2 and not side
             if not adds and (below >= 0 or wants_x):
-                dx = torch.empty(fed.shape)
+                dx = _empty(fed.shape)
             _native.backward(
                 self.layers[number],
                 ctx.tapes[number],
                 self._weights(weights, number),
                 bool(side),
-                _call(fed, y, side * self.width, batch_first),
+                _call(fed, here, side * self.width, batch_first),
                 _states(hx, number),
                 [],
                 [*_series(dy, side * self.width, batch_first), *_series(dx, 0, batch_first), adds],
@@ -216,23 +220,31 @@ class _Stack(torch.autograd.Function):
     """All layers as one node. A second derivative goes through the reference."""
 
     @staticmethod
-    def forward(ctx: Any, direct: Direct, batch_first: bool, given_state: bool, *given: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, direct: Direct, batch_first: bool, save: str, given_state: bool, *given: Tensor
+    ) -> tuple[Tensor, ...]:
         start = 1 + (len(direct.sizes) if given_state else 0)
         ctx.direct, ctx.batch_first, ctx.start = direct, batch_first, start
         ctx.set_materialize_grads(False)
         hx = given[1:start] if given_state else None
-        results, outputs, ctx.tapes = direct.forward(given[0], hx, given[start:], batch_first, direct.save)
+        results, outputs, ctx.tapes = direct.forward(given[0], hx, given[start:], batch_first, save)
         # The last output is the caller's, who may change it: it is saved as such, so that autograd watches it.
         ctx.inner = outputs[:-1]
+        ctx.shapes = [tensor.shape for tensor in given]
         ctx.save_for_backward(outputs[-1], *given)
         return results
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
-            return None, None, None, *_differentiable(ctx, gradients)
-        dx, dstates, dweights = ctx.direct.backward(ctx, gradients)
-        return None, None, None, dx, *dstates, *dweights
+        y, *given = ctx.saved_tensors
+        if torch.is_grad_enabled() or not has_memory(gradients):
+            wanted = ctx.needs_input_grad[4:]
+            return None, None, None, None, *by_reference(partial(_by_reference, ctx), given, wanted, gradients)
+        check_unchanged(given, ctx.shapes)
+        dx, dstates, dweights = ctx.direct.backward(ctx, y, given, gradients)
+        if frees_graph():
+            ctx.tapes = ctx.inner = ()
+        return None, None, None, None, dx, *dstates, *dweights
 
 
 def _parted(ctx: Any, given: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor] | None, Sequence[Tensor]]:
@@ -241,14 +253,13 @@ def _parted(ctx: Any, given: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]
 
 
 def _wanted(ctx: Any) -> tuple[bool, tuple[bool, ...], tuple[bool, ...]]:
-    wanted = ctx.needs_input_grad[3:]
+    wanted = ctx.needs_input_grad[4:]
     return wanted[0], wanted[1 : ctx.start], wanted[ctx.start :]
 
 
-def _differentiable(ctx: Any, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients by the reference, so that they can be differentiated themselves."""
+def _by_reference(ctx: Any, given: list[Tensor]) -> list[Tensor]:
+    """What the layers compute, by the reference."""
     direct: Direct = ctx.direct
-    _, *given = ctx.saved_tensors
     x, hx, weights = _parted(ctx, given)
     y = x.transpose(0, 1) if ctx.batch_first else x
     final: list[State] = []
@@ -256,8 +267,7 @@ def _differentiable(ctx: Any, gradients: Sequence[Tensor | None]) -> list[Tensor
         directions: list[Direction] = []
         for number in range(first, first + direct.directions):
             own = weights[number * len(direct.kinds) : (number + 1) * len(direct.kinds)]
-            rows = y.shape[1]
-            state = tuple(y.new_zeros((rows, size)) for size in direct.sizes)
+            state = tuple(y.new_zeros((y.shape[1], size)) for size in direct.sizes)
             if hx is not None:
                 state = tuple(part[number] for part in hx)
             named = Weights(**dict(zip(direct.kinds, own, strict=True)))
@@ -265,14 +275,8 @@ def _differentiable(ctx: Any, gradients: Sequence[Tensor | None]) -> list[Tensor
         result = reference(Call(y, directions, direct.variant), None)
         y = result.y
         final += result.states
-    outputs = [y.transpose(0, 1) if ctx.batch_first else y, *(torch.stack(p) for p in zip(*final, strict=True))]
-    pairs = [(o, d) for o, d in zip(outputs, gradients, strict=True) if d is not None and o.requires_grad]
-    wanted = ctx.needs_input_grad[3:]
-    inputs = [tensor for tensor, want in zip(given, wanted, strict=True) if want]
-    found = iter(
-        torch.autograd.grad([o for o, _ in pairs], inputs, [d for _, d in pairs], create_graph=True, allow_unused=True)
-    )
-    return [next(found) if want else None for want in wanted]
+    y = y.transpose(0, 1) if ctx.batch_first else y
+    return [y, *(torch.stack(parts) for parts in zip(*final, strict=True))]
 
 
 def _plain(tensor: object) -> bool:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from gatewise import _native
 from gatewise.errors import InputError
+from gatewise.machine import isa
 from gatewise.ops.call import Call, Direction, Result, assembled, flat, grouped, named, rows_of, tensors
+from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory
 from gatewise.ops.plain import reference
 from gatewise.reference import Noise, State, Weights, over_time, traced_names
 from gatewise.spec import Variant, parse_variant
@@ -23,37 +25,8 @@ _FLOAT = 4
 _GATES = ("i", "f", "o", "g")
 _STATES = ("h", "c", "n", "m")
 
-try:
-    _native.isa()
-except ValueError as error:
-    raise InputError(str(error)) from None
-
-
-class Engine(NamedTuple):
-    """What computes.
-
-    Attributes:
-        isa: the instruction set in use: the best one, or the one that the environment variable GATEWISE_ISA names.
-        isas: those that this machine can use, the best first.
-        threads: the most threads that a call uses; ``torch.set_num_threads`` sets it.
-        team: whose threads they are: "libgomp" for torch's, or "own".
-    """
-
-    isa: str
-    isas: tuple[str, ...]
-    threads: int
-    team: str
-
-
-def engine() -> Engine:
-    """Tell which instruction set is in use, with how many threads, on whose team.
-
-    Example:
-        >>> import gatewise
-        >>> gatewise.engine().isa in gatewise.engine().isas
-        True
-    """
-    return Engine(_native.isa(), tuple(_native.available_isas()), torch.get_num_threads(), _native.team())
+# A wrong GATEWISE_ISA is told when the engine is first needed.
+isa()
 
 
 def forward(call: Call, out: Tensor | None) -> Result:
@@ -79,9 +52,12 @@ class _Layer(torch.autograd.Function):
     def forward(ctx: Any, call: Call, *given: Tensor) -> tuple[Tensor, ...]:
         run = _run(call, None, keep=call.save)
         ctx.set_materialize_grads(False)
-        # Without its tensors, which ctx must get through save_for_backward or not at all.
-        ctx.call = call._replace(x=None, directions=())
+        # Without its tensors, which ctx must get through save_for_backward or not at all. The others are copied: the
+        # caller may change them.
+        lengths, reset = (None if tensor is None else tensor.clone() for tensor in (call.lengths, call.reset))
+        ctx.call = call._replace(x=None, directions=(), lengths=lengths, reset=reset)
         ctx.rows = rows_of(call)
+        ctx.shapes = [tensor.shape for tensor in given]
         ctx.tapes = run.tapes
         ctx.save_for_backward(run.result.y, *given)
         return tuple(flat(run.result))
@@ -89,16 +65,23 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         y, *given = ctx.saved_tensors
-        call = assembled(given, ctx.rows, ctx.call)
         wanted = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():
-            return None, *_differentiable(call, given, wanted, gradients)
-        return None, *_backward(call, y, ctx.tapes, wanted, gradients)
+        if torch.is_grad_enabled() or not has_memory(gradients):
+
+            def run(inputs: list[Tensor]) -> list[Tensor]:
+                return flat(reference(assembled(inputs, ctx.rows, ctx.call), None))
+
+            return None, *by_reference(run, given, wanted, gradients)
+        check_unchanged(given, ctx.shapes)
+        found = _backward(assembled(given, ctx.rows, ctx.call), y, ctx.tapes, wanted, gradients)
+        if frees_graph():
+            ctx.tapes = ()
+        return None, *found
 
 
 def _run(call: Call, out: Tensor | None, keep: str) -> _Run:
     inputs = _Inputs(call)
-    variant, (steps, rows, _) = call.variant, call.x.shape
+    variant = call.variant
     width = variant.output_size(inputs.hidden)
     y = out if out is not None and _rows(out) is out else _outputs(inputs.x, width * len(call.directions))
     states: list[State] = []
@@ -139,8 +122,8 @@ def _backward(
     found: list[Tensor | None] = [dx]
     at = 1
     for number, direction in enumerate(inputs.directions):
-        dfinal = [None if part is None else _dense(part) for part in dfinals[number]]
-        dtrace = {n: None if part is None else _dense(part) for n, part in (dtraces[number] if dtraces else {}).items()}
+        dfinal = [None if part is None else dense(part) for part in dfinals[number]]
+        dtrace = {n: None if part is None else dense(part) for n, part in (dtraces[number] if dtraces else {}).items()}
         own = [
             torch.zeros_like(tensor) if kind == "start" else torch.empty_like(tensor) if want else None
             for (kind, tensor), want in zip(direction.named, wanted[at:], strict=False)
@@ -160,23 +143,11 @@ def _backward(
             _trace_addresses(dtrace),
             _addresses([d for kind, d in zip(kinds, own, strict=True) if kind == "state"]),
             _addresses([d for kind, d in zip(kinds, own, strict=True) if kind == "start"]),
-            _weight_addresses({kind: d for kind, d in zip(kinds, own, strict=True)}),
+            _weight_addresses(dict(zip(kinds, own, strict=True))),
             torch.get_num_threads(),
         )
         found += own
     return found
-
-
-def _differentiable(
-    call: Call, given: Sequence[Tensor], wanted: Sequence[bool], gradients: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """The gradients by the reference, so that they can be differentiated themselves."""
-    result = reference(call, None)
-    pairs = [(o, d) for o, d in zip(flat(result), gradients, strict=True) if d is not None and o.requires_grad]
-    inputs = [tensor for tensor, want in zip(given, wanted, strict=True) if want]
-    outputs, cotangents = [out for out, _ in pairs], [d for _, d in pairs]
-    found = iter(torch.autograd.grad(outputs, inputs, cotangents, create_graph=True, allow_unused=True))
-    return [next(found) if want else None for want in wanted]
 
 
 class _Prepared(NamedTuple):
@@ -199,7 +170,8 @@ class _Inputs:
         self.reset = None if call.reset is None else call.reset.contiguous()
         self.directions = [_prepared(direction) for direction in call.directions]
         self.hidden = call.directions[0].weights.weight_ih.shape[0] // len(call.variant.cell.learned)
-        self.layer = described(call.variant.text, self.x.shape[2], self.hidden)
+        has_bias = call.directions[0].weights.bias_ih is not None
+        self.layer = described(call.variant.text, self.x.shape[2], self.hidden, has_bias)
 
     def numbers(self, y: Tensor, column: int, direction: _Prepared) -> list[int]:
         steps, rows, _ = self.x.shape
@@ -209,7 +181,7 @@ class _Inputs:
 
 
 def _prepared(direction: Direction) -> _Prepared:
-    pairs = [(name, _dense(tensor)) for name, tensor in named(direction)]
+    pairs = [(name, dense(tensor)) for name, tensor in named(direction)]
     by_name = dict(pairs)
     return _Prepared(
         [tensor for name, tensor in pairs if name == "state"],
@@ -222,8 +194,8 @@ def _prepared(direction: Direction) -> _Prepared:
 
 
 @lru_cache(maxsize=1024)
-def described(text: str, inputs: int, hidden: int) -> Any:
-    """The engine's description of a layer."""
+def described(text: str, inputs: int, hidden: int, has_bias: bool) -> Any:
+    """Return the engine's description of a layer, by ``Variant.text``, D, H and whether biases are given."""
     variant: Variant = parse_variant(text)
     cell = variant.cell
     gates = [
@@ -237,7 +209,7 @@ def described(text: str, inputs: int, hidden: int) -> Any:
         gates,
         cell.output_squash,
         list(cell.sees),
-        variant.bias,
+        has_bias,
         variant.layer_norm,
         variant.clip,
         variant.proj_size,
@@ -278,7 +250,8 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-def _dense(tensor: Tensor) -> Tensor:
+def dense(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy of it, in one piece of memory that holds its values."""
     return _plain(tensor).contiguous()
 
 

@@ -1,0 +1,116 @@
+"""Training on the engine follows the same curve as torch.nn.LSTM, and as the reference for cells torch has not.
+
+Two layers, a linear head, AdamW, 30 steps. The bound on the distance to the same training in float64: for every loss
+1e-6 of the largest, for every weight at the end a thousandth of the learning rate, or twice the distance of the
+float32 peer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from native_stack import BACKEND
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from gatewise import LSTM
+
+T, B, D, H, STEPS = 12, 16, 3, 24, 30
+LENGTHS = torch.arange(B) % T + 1
+RATE = 0.01
+
+
+class Model(nn.Module):
+    """A recurrent stack with a linear head on every output."""
+
+    def __init__(self, recurrent: nn.Module, lengths: Tensor | None) -> None:
+        super().__init__()
+        self.recurrent, self.lengths = recurrent, lengths
+        variant = getattr(recurrent, "variant", None)
+        width = variant.output_size(H) if variant else getattr(recurrent, "proj_size", 0) or H
+        self.head = nn.Linear(width * (1 + bool(recurrent.bidirectional)), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.lengths is None:
+            return self.head(self.recurrent(x)[0])
+        if isinstance(self.recurrent, LSTM):
+            return self.head(self.recurrent(x, lengths=self.lengths)[0])
+        packed = pack_padded_sequence(x, self.lengths, enforce_sorted=False)
+        return self.head(pad_packed_sequence(self.recurrent(packed)[0], total_length=T)[0])
+
+
+def trained(make: Callable[[], nn.Module], ragged: bool, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Train, and return the losses and the weights at the end, in float64."""
+    torch.manual_seed(4)
+    model = Model(make(), LENGTHS if ragged else None).to(dtype)
+    x = torch.randn(T, B, D, generator=torch.Generator().manual_seed(9)).to(dtype)
+    target = x[..., :1].cumsum(0).tanh()
+    valid = (torch.arange(T)[:, None] < LENGTHS)[..., None] if ragged else torch.ones(T, B, 1, dtype=torch.bool)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    losses: list[Tensor] = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = (model(x) - target)[valid].square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    # A curve that goes down, so that equal curves say something.
+    assert losses[-1] < 0.8 * losses[0]
+    return [torch.stack(losses).double(), *(parameter.detach().double() for parameter in model.parameters())]
+
+
+def assert_near(ours: list[Tensor], peers: list[Tensor], truth: list[Tensor]) -> None:
+    """Compare the first few of what ``trained`` returns: the losses, and the weights."""
+    bounds = [1e-6 * truth[0].max().item(), *([RATE / 1000] * (len(truth) - 1))]
+    for got, peer, exact, bound in zip(ours, peers, truth, bounds, strict=True):
+        # Written so that a NaN fails.
+        assert (got - exact).abs().max().item() <= max(bound, 2 * (peer - exact).abs().max().item())
+
+
+ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
+    ("all", {}),
+    ("states", {"bidirectional": True}),
+    ("all", {"proj_size": 9}),
+    ("states", {"bias": False}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+@pytest.mark.parametrize("ragged", [False, True], ids=["whole", "lengths"])
+@pytest.mark.parametrize(("save", "arguments"), ARGUMENTS, ids=str)
+def test_the_loss_curve_is_torchs(save: str, arguments: dict[str, Any], ragged: bool):
+    def theirs() -> nn.Module:
+        return nn.LSTM(D, H, 2, **arguments)
+
+    ours = trained(lambda: LSTM(D, H, 2, **arguments, save=save, backend=BACKEND), ragged)
+    assert_near(ours, trained(theirs, ragged), trained(theirs, ragged, torch.float64))
+
+
+def test_the_seed_of_dropout_gives_torchs_curve():
+    """The masks between the layers are drawn from the same generator in the same order."""
+
+    def theirs() -> nn.Module:
+        return nn.LSTM(D, H, 2, dropout=0.3)
+
+    ours, peer = trained(lambda: LSTM(D, H, 2, dropout=0.3, backend=BACKEND), False), trained(theirs, False)
+    assert_near(ours, peer, peer)
+
+
+CELLS: list[tuple[str, dict[str, Any]]] = [
+    ("peephole", {"layer_norm": True, "proj_size": 8, "nonrecurrent_proj_size": 4}),
+    ("cifg", {"clip": 3.0}),
+    ("slstm", {}),
+    ("fgr", {}),
+]
+
+
+@pytest.mark.parametrize(("cell", "options"), CELLS, ids=str)
+def test_the_loss_curve_of_other_cells_is_the_references(cell: str, options: dict[str, Any]):
+    def make(backend: str) -> Callable[[], nn.Module]:
+        return lambda: LSTM(D, H, 2, cell=cell, **options, backend=backend)
+
+    ours, peer = trained(make(BACKEND), True), trained(make("reference"), True)
+    truth = trained(make("reference"), True, torch.float64)
+    # The losses alone: some of these cells' weights hardly matter, and AdamW makes steps of their rounding.
+    assert_near(ours[:1], peer[:1], truth[:1])

@@ -115,22 +115,11 @@ class Direct:
         if x.dim() != 3 or not _plain(x) or x.stride(2) != 1:
             return False
         first, second, inputs = x.shape
-        if not (first and second) or inputs != self.inputs:
-            return False
         last = x.storage_offset() + (first - 1) * x.stride(0) + (second - 1) * x.stride(1) + inputs
-        if last * _FLOAT > x.untyped_storage().nbytes():
+        if not (first and second) or inputs != self.inputs or last * _FLOAT > x.untyped_storage().nbytes():
             return False
-        if hx is not None:
-            rows = first if batch_first else second
-            if len(hx) != len(self.sizes):
-                return False
-            for part, size in zip(hx, self.sizes, strict=True):
-                if not (_plain(part) and part.shape == (self.count, rows, size) and _dense(part)):
-                    return False
-        for weight, shape in zip(weights, self.shapes, strict=True):
-            if weight is None or not (_plain(weight) and weight.shape == shape and _dense(weight)):
-                return False
-        return True
+        shapes = [(self.count, first if batch_first else second, size) for size in self.sizes]
+        return _match(weights, self.shapes) and (hx is None or _match(hx, shapes))
 
     def forward(
         self, x: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Any], batch_first: bool, keep: str
@@ -145,14 +134,13 @@ class Direct:
         for number, layer in enumerate(self.layers):
             side = number % self.directions
             if not side:
-                fed = outputs[-1] if outputs else x
                 outputs.append(_empty((first, second, self.width * self.directions)))
             tapes.append(
                 _native.forward(
                     layer,
                     self._weights(weights, number),
                     bool(side),
-                    _call(fed, outputs[-1], side * self.width, batch_first),
+                    _call(outputs[-2] if len(outputs) > 1 else x, outputs[-1], side * self.width, batch_first),
                     _states(hx, number),
                     [],
                     _states(final, number),
@@ -279,7 +267,7 @@ def _by_reference(ctx: Any, given: list[Tensor]) -> list[Tensor]:
     return [y, *(torch.stack(parts) for parts in zip(*final, strict=True))]
 
 
-def _plain(tensor: object) -> bool:
+def _plain(tensor: Any) -> bool:
     kind = type(tensor)
     return (
         (kind is Tensor or kind is Parameter)
@@ -291,6 +279,16 @@ def _plain(tensor: object) -> bool:
         and tensor.data_ptr() % _FLOAT == 0
         and tensor.data_ptr() != 0
     )
+
+
+def _match(tensors: Sequence[Tensor | None], shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether tensors are what the engine reads as it is, and have these shapes."""
+    if len(tensors) != len(shapes):
+        return False
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        if tensor is None or not (_plain(tensor) and tensor.shape == shape and _dense(tensor)):
+            return False
+    return True
 
 
 def _dense(tensor: Tensor) -> bool:

@@ -58,6 +58,7 @@ class Group {
       step(s);
     }
     if (job_.gradients->dx.data && few_rows()) input_gradients();
+    for (std::size_t k = 0; k < job_.count; ++k) add_up(rows_[k]);
     if (!job_.first)
       for (std::size_t k = 0; k < job_.count; ++k) finish(rows_[k]);
   }
@@ -418,6 +419,16 @@ class Group {
         }
         store(at, Floats{});
       }
+    }
+  }
+
+  void add_up(const Rows& rows) const {
+    const std::size_t count = layout_.blocks * layout_.sums(layer_);
+    float* const sums = job_.sums + rows.chunk->index * count;
+    float* const totals = job_.totals + rows.chunk->index * count;
+    for (std::size_t i = 0; i < count; i += kWidth) {
+      store(totals + i, load(totals + i) + load(sums + i));
+      store(sums + i, Floats{});
     }
   }
 

@@ -177,7 +177,7 @@ class Backward {
     pack(plan_, weights_, packed_, recomputes_);
     plan_.kernels.pack_backward(plan_.layer, weights_, gradients_.dx.data != nullptr, packed_backward_, 0, 1);
     if (!plan_.schedule.row_steps()) std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(float));
-    std::memset(sums_, 0, chunks * sizes.sums * sizeof(float));
+    std::memset(sums_, 0, 2 * chunks * sizes.sums * sizeof(float));
     std::memset(zeros_, 0, zero_count() * sizeof(float));
     std::size_t last = plan_.steps();
     bool begins = true;
@@ -189,7 +189,7 @@ class Backward {
     } while (last);
     const std::size_t parts = plan_.threads;
     auto unpack = [&](std::size_t, std::size_t part) {
-      plan_.kernels.unpack(plan_.layer, dpacked_, sums_, chunks, gradients_.dweights, part, parts);
+      plan_.kernels.unpack(plan_.layer, dpacked_, totals_, chunks, gradients_.dweights, part, parts);
     };
     parallel(parts, parts, unpack);
   }
@@ -206,7 +206,8 @@ class Backward {
     packed_ = scratch.take(sizes.packed_forward);
     packed_backward_ = scratch.take(sizes.packed_backward);
     dpacked_ = scratch.take(sizes.packed_gradient);
-    sums_ = scratch.take(chunks * sizes.sums);
+    sums_ = scratch.take(2 * chunks * sizes.sums);
+    totals_ = sums_ + chunks * sizes.sums;
     zeros_ = scratch.take(zero_count());
     job_.state = scratch.take(chunks * sizes.state);
     job_.x_rows = scratch.take<const float*>(rows);
@@ -263,6 +264,7 @@ class Backward {
     job.packed_backward = packed_backward_;
     job.begins = begins;
     job.sums = sums_;
+    job.totals = totals_;
     job.zeros = zeros_;
     plan_.kernels.backward(job);
   }
@@ -300,7 +302,8 @@ class Backward {
   Poll poll_;
   std::vector<std::ptrdiff_t> place_;
   std::size_t window_steps_ = 1, group_scratch_ = 0;
-  float *packed_ = nullptr, *packed_backward_ = nullptr, *dpacked_ = nullptr, *sums_ = nullptr, *zeros_ = nullptr;
+  float *packed_ = nullptr, *packed_backward_ = nullptr, *dpacked_ = nullptr, *sums_ = nullptr, *totals_ = nullptr,
+        *zeros_ = nullptr;
   float* scratch_ = nullptr;
   BackwardJob job_;
 };

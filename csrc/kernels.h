@@ -71,7 +71,10 @@ struct BackwardJob : Job {
   const float* packed_backward = nullptr;
   float* state = nullptr;  // by chunk index, state size each: the gradients of the states between windows
   bool begins = false;     // this is the last window: gradients start from those of the final states
-  float* sums = nullptr;   // by chunk index: [blocks][Layout::sums], added to
+  // By chunk index: [blocks][Layout::sums]. What a window adds up is added to the totals, and zero again: two short
+  // sums are more exact than a long one.
+  float* sums = nullptr;
+  float* totals = nullptr;
   // By row-step of the window, written here for reduce: where x, h of the step before and the gates seen stand.
   const float** x_rows = nullptr;
   const float** h_rows = nullptr;

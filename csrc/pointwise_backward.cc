@@ -11,6 +11,7 @@ namespace {
 struct Sums {
   Floats bias[kGates] = {};
   Floats peep[kGates] = {};
+  Floats gain = {}, shift = {};
 };
 
 struct Point {
@@ -127,8 +128,8 @@ struct FromOutput {
   if (normalised) {
     store(extras->hat + at, hat);
     store(extras->normalised + at, dshown * load(extras->c_gain));
-    store(extras->dgain, fma(dshown, hat, load(extras->dgain)));
-    store(extras->dshift, dshown + load(extras->dshift));
+    point.sums.gain = fma(dshown, hat, point.sums.gain);
+    point.sums.shift = point.sums.shift + dshown;
   }
   return {dshown, dpre_o};
 }
@@ -233,6 +234,9 @@ struct FromOutput {
     to = block.dpeep + gate * kWidth;
     store(to, load(to) + sums.peep[gate]);
   });
+  if (!block.extras || !block.extras->dgain) return;
+  store(block.extras->dgain, load(block.extras->dgain) + sums.gain);
+  store(block.extras->dshift, load(block.extras->dshift) + sums.shift);
 }
 
 void any(const Row& row, const BackwardBlock& block) { run(row, block); }

@@ -1,4 +1,5 @@
-// One group of chunks going through time. See forward.cc.
+// One group of chunks going through time: forward.cc, with its rows in forward_rows.cc and layer normalisation and
+// projections in forward_norm.cc.
 #pragma once
 
 #include "kernels.h"
@@ -8,7 +9,7 @@
 #include "scratch.h"
 
 namespace gatewise {
-namespace {
+namespace GATEWISE_ISA {
 
 // A run of products with the same source: `count` elements from `from`, at `at` in a block's weights.
 struct Piece {
@@ -42,5 +43,98 @@ struct ForwardRows {
   float *norm_x, *norm_h, *fresh, *stats;
 };
 
-}  // namespace
+constexpr std::size_t kMaxPieces = 64;
+// With so few rows a step is over before its weights have come from the cache: the products with x of several steps are
+// formed together, so that only the recurrent weights are wanted at every step.
+constexpr std::size_t kFewRows = 16;
+constexpr std::size_t kAhead = 16;
+
+class ForwardGroup {
+ public:
+  ForwardGroup(const Job& job, ForwardRows* rows, Scratch& scratch)
+      : job_(job), layer_(*job.layer), layout_(layer_), rows_(rows) {
+    take(scratch);
+  }
+
+  void run();
+
+  void take(Scratch& scratch);
+
+ private:
+  bool hoists() const {
+    return !layer_.layer_norm && layer_.inputs >= kWidth && job_.sequence->rows <= kFewRows && job_.sequence->steps > 1;
+  }
+
+  std::size_t plane() const { return layout_.blocks * kVectorStride; }
+  std::size_t zero_count() const {
+    return layer_.recurrent() > layout_.seen_depth ? layer_.recurrent() : layout_.seen_depth;
+  }
+
+  bool options() const;
+
+  void plan_pieces();
+
+  void begin();
+
+  void load_state(ForwardRows& rows, std::size_t r, const float* const* from, float* seen);
+
+  void restore(ForwardRows& rows, std::size_t r);
+
+  const float* first_h(std::size_t row) const {
+    const float* h = job_.sequence->state[kH];
+    return h ? h + row * layer_.recurrent() : zeros_;
+  }
+
+  std::size_t point_at(std::size_t s);
+
+  void point_row(ForwardRows& rows, std::size_t r, std::size_t s);
+
+  const float* seen_before(const ForwardRows& rows, std::size_t r, std::size_t s) const;
+  float* seen_after(const ForwardRows& rows, std::size_t r, std::size_t s) const;
+
+  std::size_t window(const Chunk& chunk, std::size_t s) const {
+    return static_cast<std::size_t>(job_.place[chunk.index] + static_cast<std::ptrdiff_t>(chunk.offset(s)));
+  }
+
+  // A block's gates of the active rows, in what is kept or in scratch.
+  float* gates_at(const ForwardRows& rows, float* kept, float* scratch, std::size_t s, std::size_t block) const {
+    if (!kept) return scratch;
+    return kept + (window(*rows.chunk, s) * layout_.blocks + block * rows.active) * layout_.line;
+  }
+
+  void multiply_block(std::size_t block, std::size_t first, std::size_t last, const ForwardRows& rows, bool begins,
+                      bool with_bias, float* gates) const;
+
+  float* step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const;
+
+  void multiply_inputs(std::size_t s);
+
+  void step(std::size_t s);
+
+  void cell(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates, Stage stage) const;
+
+  void normalised_step(std::size_t s);
+
+  float* normed(const ForwardRows& rows, float* kept, float* scratch, std::size_t s, std::size_t block) const;
+
+  void normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const;
+
+  void project(std::size_t s);
+
+  void finish();
+
+  const Job& job_;
+  const Layer& layer_;
+  const Layout layout_;
+  ForwardRows* rows_;
+  ForwardPoint point_ = nullptr;
+  bool options_ = false;
+  float* zeros_ = nullptr;
+  Piece pieces_[kMaxPieces + 4];
+  PieceGroup groups_[kMaxPieces + 4];
+  std::size_t piece_count_ = 0, group_count_ = 0;
+  std::size_t input_groups_ = 0;  // groups with pieces of x
+};
+
+}  // namespace GATEWISE_ISA
 }  // namespace gatewise

@@ -9,7 +9,7 @@
 #include "simd.h"
 
 namespace gatewise {
-namespace {
+namespace GATEWISE_ISA {
 
 constexpr std::size_t kPanel = 3;  // the most vectors of a panel of outputs: four rows of them fill the registers
 
@@ -85,5 +85,5 @@ struct Layout {
   }
 };
 
-}  // namespace
+}  // namespace GATEWISE_ISA
 }  // namespace gatewise

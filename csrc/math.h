@@ -8,7 +8,7 @@
 #include "simd.h"
 
 namespace gatewise {
-namespace {
+namespace GATEWISE_ISA {
 
 // x = n ln2 + r with |r| <= ln2 / 2, and e^r = 1 + p.
 struct Reduced {
@@ -72,5 +72,5 @@ inline Floats tanh(Floats x) {
   return from_bits(bits(t) | bits(sign));
 }
 
-}  // namespace
+}  // namespace GATEWISE_ISA
 }  // namespace gatewise

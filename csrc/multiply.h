@@ -10,7 +10,7 @@
 #include "simd.h"
 
 namespace gatewise {
-namespace {
+namespace GATEWISE_ISA {
 
 template <std::size_t kRows, std::size_t kVectors>
 using Tile = Floats[kRows][kVectors];
@@ -120,5 +120,5 @@ template <std::size_t kRows, std::size_t kVectors>
     for (std::size_t v = 0; v < kVectors; ++v) store(to + r * line + v * vector, sum[r][v]);
 }
 
-}  // namespace
+}  // namespace GATEWISE_ISA
 }  // namespace gatewise

@@ -8,7 +8,7 @@
 #include "layout.h"
 
 namespace gatewise {
-namespace {
+namespace GATEWISE_ISA {
 
 constexpr float kLarge = 1e12f;
 constexpr float kNormEps = 1e-5f;
@@ -89,5 +89,5 @@ inline void norm_backward(const NormRow& row, const float* normalised, float fac
     }
 }
 
-}  // namespace
+}  // namespace GATEWISE_ISA
 }  // namespace gatewise

@@ -6,6 +6,7 @@
 #include "layout.h"
 
 namespace gatewise {
+namespace GATEWISE_ISA {
 namespace {
 
 // One step of a transposition: a keeps its lanes without the bit `kBit` and takes b's from the left, b likewise.
@@ -137,8 +138,6 @@ void pack_rows(const Panels& shape, std::size_t first, std::size_t width, std::s
 }
 
 }  // namespace
-
-namespace GATEWISE_ISA {
 
 void pack_forward(const Layer& layer, const Weights& weights, float* packed, std::size_t part, std::size_t parts) {
   const Layout layout(layer);

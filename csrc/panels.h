@@ -5,7 +5,7 @@
 #include "multiply.h"
 
 namespace gatewise {
-namespace {
+namespace GATEWISE_ISA {
 
 // Outputs of a chunk lie vector by vector: [vectors][kChunk][kWidth].
 constexpr std::size_t kVectorStride = kChunk * kWidth;
@@ -81,5 +81,5 @@ inline void panel_products(const Panels& shape, const float* packed, const Panel
   }
 }
 
-}  // namespace
+}  // namespace GATEWISE_ISA
 }  // namespace gatewise

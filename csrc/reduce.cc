@@ -9,6 +9,7 @@
 #include "scratch.h"
 
 namespace gatewise {
+namespace GATEWISE_ISA {
 namespace {
 
 constexpr std::size_t kBite = 128;
@@ -168,8 +169,6 @@ class Reduction {
 };
 
 }  // namespace
-
-namespace GATEWISE_ISA {
 
 std::size_t reduce_scratch(const Layer& layer) {
   ReduceJob job;

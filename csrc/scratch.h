@@ -4,26 +4,24 @@
 #include <cstddef>
 
 namespace gatewise {
-namespace {
 
 class Scratch {
  public:
-  explicit Scratch(float* memory = nullptr) : memory_(memory) {}
+  [[gnu::always_inline]] explicit Scratch(float* memory = nullptr) : memory_(memory) {}
 
   template <class T = float>
-  T* take(std::size_t count) {
+  [[gnu::always_inline]] T* take(std::size_t count) {
     constexpr std::size_t kLine = 64;
     const std::size_t at = used_;
     used_ += (count * sizeof(T) + kLine - 1) / kLine * kLine;
     return memory_ ? reinterpret_cast<T*>(reinterpret_cast<char*>(memory_) + at) : nullptr;
   }
 
-  std::size_t floats() const { return used_ / sizeof(float); }
+  [[gnu::always_inline]] std::size_t floats() const { return used_ / sizeof(float); }
 
  private:
   float* memory_;
   std::size_t used_ = 0;
 };
 
-}  // namespace
 }  // namespace gatewise

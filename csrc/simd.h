@@ -1,7 +1,7 @@
 // One vector of float32 lanes and the few operations the kernels need, the same source for every instruction set.
 //
-// A file that includes this is compiled once per instruction set, with GATEWISE_ISA naming the namespace. Everything
-// here has internal linkage: a function compiled for AVX-512 must never be the one the linker keeps for all callers.
+// A file that includes this is compiled once per instruction set, with GATEWISE_ISA naming the namespace, in which all
+// of it must be: a function compiled for AVX-512 must never be the one the linker keeps for all callers.
 //
 // Floats and Ints come from the compiler's vector extensions, so + - * / and comparisons work lane by lane, and
 // `mask ? a : b` selects. fma() is one rounding on AVX2, AVX-512 and NEON, and two on the baseline.
@@ -18,7 +18,7 @@
 #endif
 
 namespace gatewise {
-namespace {
+namespace GATEWISE_ISA {
 
 // kWidth: lanes of a vector. kRegisters: vectors that the accumulators of a tile may fill.
 #if defined(__AVX512F__) || defined(GATEWISE_WIDE)
@@ -120,5 +120,5 @@ inline Floats from_bits(Ints i) {
   return v;
 }
 
-}  // namespace
+}  // namespace GATEWISE_ISA
 }  // namespace gatewise

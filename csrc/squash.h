@@ -5,7 +5,7 @@
 #include "math.h"
 
 namespace gatewise {
-namespace {
+namespace GATEWISE_ISA {
 
 [[gnu::always_inline]] inline Floats squash(Squash function, Floats x) {
   switch (function) {
@@ -72,5 +72,5 @@ inline Floats unclamped(Floats gradient, Floats x, float bound) {
   return x < -bound ? broadcast(0.0f) : gradient;
 }
 
-}  // namespace
+}  // namespace GATEWISE_ISA
 }  // namespace gatewise

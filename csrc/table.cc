@@ -4,6 +4,7 @@
 #include "math.h"
 
 namespace gatewise {
+namespace GATEWISE_ISA {
 namespace {
 
 template <Floats (*kFunction)(Floats)>
@@ -15,8 +16,6 @@ void apply(const float* from, float* to, std::size_t count) {
 }
 
 }  // namespace
-
-namespace GATEWISE_ISA {
 
 void pack_forward(const Layer&, const Weights&, float*, std::size_t, std::size_t);
 void pack_backward(const Layer&, const Weights&, bool, float*, std::size_t, std::size_t);

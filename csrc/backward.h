@@ -1,0 +1,116 @@
+// One group of chunks going back through time: backward.cc, with its rows in backward_rows.cc.
+#pragma once
+
+#include "forward.h"
+
+namespace gatewise {
+namespace GATEWISE_ISA {
+
+// The rows of one chunk. Arrays of pointers have kChunk elements.
+struct BackwardRows {
+  const Chunk* chunk;
+  std::size_t active;
+  std::size_t window;  // the first row-step of this step in the window
+  const float* dy[kChunk];
+  const float* h_mask[kChunk];
+  const float* c_mask[kChunk];
+  const float* dtrace[kTraces][kChunk];
+  const float* dprojected[kChunk];
+  bool restarts[kChunk];
+  bool any_restart;
+  const float* c_old;  // planes of [blocks][...][kWidth]
+  std::size_t old_block, old_plane;
+  float *dh, *dc, *dseen;  // gradients of the states: vectors of [kChunk][kWidth]
+  float *staged, *dm, *carry, *dx;
+  float *hat, *normalised, *dnorm;
+};
+
+class BackwardGroup {
+ public:
+  BackwardGroup(const BackwardJob& job, BackwardRows* rows, Scratch& scratch)
+      : job_(job), layer_(*job.layer), sequence_(*job.sequence), layout_(layer_), rows_(rows) {
+    chunks_ = scratch.take<PanelChunk>(job.count);
+    for (std::size_t k = 0; k < job.count; ++k) take(rows_[k], scratch);
+  }
+
+  static std::size_t state_size(const Layer& layer, const Layout& layout) {
+    return (layout.dh.vectors + (layer.plain_states() - 1) * layout.blocks + layout.dseen.vectors) * kVectorStride;
+  }
+
+  void run();
+
+ private:
+  std::size_t plane() const { return layout_.blocks * kVectorStride; }
+
+  void take(BackwardRows& rows, Scratch& scratch);
+
+  bool options() const;
+
+  void attach(BackwardRows& rows);
+
+  float* state_at(const BackwardRows& rows, std::size_t state) const {
+    if (state == kH) return rows.dh;
+    if (state < layer_.plain_states()) return rows.dc + (state - 1) * plane();
+    return rows.dseen + (state - layer_.plain_states()) * plane();
+  }
+
+  float* seen_row(const BackwardRows& rows, std::size_t r, bool start) const {
+    return job_.start_seen + ((rows.chunk->index * kChunk + r) * 2 + start) * layout_.seen_depth;
+  }
+
+  void fill_seen(const BackwardRows& rows, std::size_t r) const;
+
+  void step(std::size_t s);
+
+  void point_row(BackwardRows& rows, std::size_t r, std::size_t s);
+
+  void find_old_cells(BackwardRows& rows, std::size_t s);
+
+  void unproject(BackwardRows& rows);
+
+  float* gates_at(const BackwardRows& rows, float* kept) const {
+    return kept + rows.window * layout_.blocks * layout_.line;
+  }
+
+  void cell(BackwardRows& rows);
+
+  float* sums_of(const BackwardRows& rows, std::size_t block) const {
+    return job_.sums + (rows.chunk->index * layout_.blocks + block) * layout_.sums(layer_);
+  }
+
+  void cell_block(const BackwardRows& rows, std::size_t block, Stage stage) const;
+
+  void unnormalise(const BackwardRows& rows, std::size_t r) const;
+
+  void products(std::size_t s);
+
+  PanelChunk chunk_of(const BackwardRows& rows, float* lines, float* to) const;
+
+  // With few rows the weights of x are not wanted at every step but once for many: the gradients of x come after all
+  // steps. A single row's steps are the rows of a tile.
+  bool few_rows() const { return sequence_.rows <= kFewRows; }
+
+  void input_gradients();
+
+  void store_dx(const BackwardRows& rows, const float* from, std::size_t r, std::size_t s) const;
+
+  void unmask();
+
+  void restart(const BackwardRows& rows, std::size_t r) const;
+
+  void add_up(const BackwardRows& rows) const;
+
+  void finish(const BackwardRows& rows) const;
+
+  const BackwardJob& job_;
+  const Layer& layer_;
+  const Sequence& sequence_;
+  const Layout layout_;
+  BackwardRows* rows_;
+  PanelChunk* chunks_ = nullptr;
+  BackwardPoint point_ = nullptr;
+  bool options_ = false;
+};
+
+}  // namespace GATEWISE_ISA
+}  // namespace gatewise

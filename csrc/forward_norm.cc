@@ -1,0 +1,97 @@
+// Forward: steps with layer normalisation, and the projections.
+#include "forward.h"
+
+namespace gatewise {
+namespace GATEWISE_ISA {
+
+void ForwardGroup::normalised_step(std::size_t s) {
+  for (std::size_t k = 0; k < job_.count; ++k) {
+    const ForwardRows& rows = rows_[k];
+    if (!rows.active) continue;
+    for (std::size_t block = 0; block < layout_.blocks; ++block) {
+      std::size_t of_x = 0;
+      while (of_x < piece_count_ && pieces_[of_x].source == Piece::kX) ++of_x;
+      multiply_block(block, 0, of_x, rows, true, false, normed(rows, job_.saved.norm_x, rows.norm_x, s, block));
+      multiply_block(block, of_x, piece_count_, rows, true, false,
+                     normed(rows, job_.saved.norm_h, rows.norm_h, s, block));
+    }
+    for (std::size_t r = 0; r < rows.active; ++r) normalise(rows, s, r);
+    for (std::size_t block = 0; block < layout_.blocks; ++block)
+      cell(rows, s, block, normed(rows, job_.saved.gates, rows.gates, s, block), Stage::kCell);
+    for (std::size_t r = 0; r < rows.active; ++r) {
+      const Moments c = moments({rows.fresh + r * kWidth, kVectorStride, 1, layer_.hidden});
+      rows.stats[r] = c.mean;
+      rows.stats[kChunk + 2 * r] = c.scale;
+      rows.stats[kChunk + 2 * r + 1] = c.rstd;
+      if (float* kept = job_.saved.scale) {
+        kept += (window(*rows.chunk, s) + r) * 5;
+        kept[2] = c.scale;
+        kept[3] = c.rstd;
+        kept[4] = c.mean;
+      }
+    }
+    for (std::size_t block = 0; block < layout_.blocks; ++block)
+      cell(rows, s, block, normed(rows, job_.saved.gates, rows.gates, s, block), Stage::kOutput);
+  }
+}
+
+float* ForwardGroup::normed(const ForwardRows& rows, float* kept, float* scratch, std::size_t s,
+                            std::size_t block) const {
+  return gates_at(rows, kept, scratch + block * rows.active * layout_.line, s, block);
+}
+
+// One row's pre-activations from its two products, which are left normalised.
+void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const {
+  const std::size_t line = layout_.line, stride = rows.active * line;
+  float* const x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
+  float* const h = normed(rows, job_.saved.norm_h, rows.norm_h, s, 0) + r * line;
+  float* const pre = normed(rows, job_.saved.gates, rows.gates, s, 0) + r * line;
+  const Moments of_x = moments({x, stride, layer_.gates(), layer_.hidden});
+  const Moments of_h = moments({h, stride, layer_.gates(), layer_.hidden});
+  if (float* kept = job_.saved.scale) {
+    kept += (window(*rows.chunk, s) + r) * 5;
+    kept[0] = of_x.scale * of_x.rstd;
+    kept[1] = of_h.scale * of_h.rstd;
+  }
+  for (std::size_t block = 0; block < layout_.blocks; ++block) {
+    const float* gain_x = job_.packed + layout_.gain_at(false) + block * line;
+    const float* gain_h = job_.packed + layout_.gain_at(true) + block * line;
+    const float* bias = job_.packed + block * layout_.block;
+    for (std::size_t v = 0; v < line; v += kWidth) {
+      const std::size_t at = block * stride + v;
+      const Floats nx = (load(x + at) * of_x.scale - of_x.mean) * of_x.rstd;
+      const Floats nh = (load(h + at) * of_h.scale - of_h.mean) * of_h.rstd;
+      store(x + at, nx);
+      store(h + at, nh);
+      store(pre + at, fma(nx, load(gain_x + v), nh * load(gain_h + v)) + load(bias + v));
+    }
+  }
+}
+
+// h and the second projection, from what the cell shows.
+void ForwardGroup::project(std::size_t s) {
+  const std::size_t own = vectors(layer_.projected);
+  for (std::size_t k = 0; k < job_.count; ++k) {
+    ForwardRows& rows = rows_[k];
+    if (!rows.active) continue;
+    const PanelChunk chunk = {.active = rows.active, .rows = rows.unprojected, .to = rows.out};
+    panel_products(layout_.projection, job_.packed + layout_.projection_at(), &chunk, 1, 0);
+    for (std::size_t v = 0; v < layout_.projection.vectors; ++v)
+      for (std::size_t r = 0; r < rows.active; ++r) {
+        Floats value = load(rows.out + v * kVectorStride + r * kWidth);
+        const bool beside = v >= own;
+        const std::size_t block = beside ? v - own : v, column = block * kWidth;
+        const std::size_t lanes = lanes_of(block, beside ? layer_.beside : layer_.projected);
+        if (job_.sequence->h_mask && !beside) {
+          const Floats old = load_some(rows.h_old[r] + column, lanes);
+          value = fma(load_some(rows.h_mask[r] + column, lanes), value - old, old);
+        }
+        store_some(rows.y[r] + (beside ? layer_.projected : 0) + column, value, lanes);
+        if (!beside && job_.sequence->trace[kGates + kH]) store_some(rows.trace[kGates + kH][r] + column, value, lanes);
+      }
+  }
+  (void)s;
+}
+
+}  // namespace GATEWISE_ISA
+}  // namespace gatewise

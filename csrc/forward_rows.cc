@@ -1,0 +1,135 @@
+// Forward: what each row reads and writes in a step, and its states before the first and after the last.
+#include <cstring>
+
+#include "forward.h"
+
+namespace gatewise {
+namespace GATEWISE_ISA {
+
+// The states before the first step.
+void ForwardGroup::begin() {
+  std::memset(zeros_, 0, zero_count() * sizeof(float));
+  for (std::size_t k = 0; k < job_.count; ++k) {
+    ForwardRows& rows = rows_[k];
+    const Chunk& chunk = *rows.chunk;
+    for (std::size_t r = 0; r < chunk.rows; ++r) {
+      if (job_.first)
+        restore(rows, r);
+      else
+        load_state(rows, r, job_.sequence->state, rows.seen_rows + r * layout_.seen_depth);
+    }
+  }
+}
+
+// Copies one row's states, h aside, from dense tensors; null is zeros.
+void ForwardGroup::load_state(ForwardRows& rows, std::size_t r, const float* const* from, float* seen) {
+  const std::size_t row = rows.chunk->row[r], hidden = layer_.hidden;
+  for (std::size_t state = 1; state < layer_.plain_states(); ++state)
+    for (std::size_t b = 0; b < layout_.blocks; ++b) {
+      Floats value = {};
+      if (from[state]) value = load_some(from[state] + row * hidden + b * kWidth, lanes_of(b, hidden));
+      store(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth, value);
+    }
+  for (std::size_t i = 0; i < layer_.seen_count; ++i) {
+    const float* gate = from[layer_.plain_states() + i];
+    if (gate)
+      std::memcpy(seen + i * hidden, gate + row * hidden, hidden * sizeof(float));
+    else
+      std::memset(seen + i * hidden, 0, hidden * sizeof(float));
+  }
+}
+
+// The same from what was kept of the step before the first.
+void ForwardGroup::restore(ForwardRows& rows, std::size_t r) {
+  const std::size_t s = job_.first - 1;
+  if (s >= rows.chunk->steps() || r >= rows.chunk->active(s)) return;
+  const std::size_t active = rows.chunk->active(s), at = rows.chunk->base + rows.chunk->offset(s);
+  for (std::size_t state = 1; state < layer_.plain_states(); ++state)
+    for (std::size_t b = 0; b < layout_.blocks; ++b)
+      store(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth,
+            load(job_.saved.cells + (state - 1) * job_.saved.plane + at * layout_.padded + (b * active + r) * kWidth));
+}
+
+// Points every row at what it reads and writes in step s; returns the number of rows.
+std::size_t ForwardGroup::point_at(std::size_t s) {
+  std::size_t all = 0;
+  for (std::size_t k = 0; k < job_.count; ++k) {
+    ForwardRows& rows = rows_[k];
+    rows.active = s < rows.chunk->steps() ? rows.chunk->active(s) : 0;
+    for (std::size_t r = 0; r < rows.active; ++r) point_row(rows, r, s);
+    all += rows.active;
+  }
+  return all;
+}
+
+void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
+  const Sequence& sequence = *job_.sequence;
+  const Chunk& chunk = *rows.chunk;
+  const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence.reverse), wide = layer_.recurrent();
+  rows.source[Piece::kX][r] = sequence.x.at(t, row);
+  rows.y[r] = sequence.y.at(t, row);
+  const float* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : first_h(row);
+  const float* seen = layout_.seen_depth ? seen_before(rows, r, s) : nullptr;
+  if (sequence.reset && restarts(sequence, chunk, r, s)) {
+    h = sequence.start[kH] ? sequence.start[kH] + row * wide : zeros_;
+    float* at = rows.seen_rows + (2 * kChunk + r) * layout_.seen_depth;
+    load_state(rows, r, sequence.start, at);
+    seen = at;
+  }
+  rows.h_old[r] = h;
+  rows.source[Piece::kHidden][r] = h;
+  rows.source[Piece::kSeen][r] = seen;
+  if (sequence.recurrent_mask) {
+    float* masked = rows.masked + r * wide;
+    const float* mask = sequence.recurrent_mask + row * wide;
+    for (std::size_t k = 0; k < wide; ++k) masked[k] = h[k] * mask[k];
+    rows.source[Piece::kHidden][r] = masked;
+  }
+  const std::size_t dense = t * sequence.rows + row, hidden = layer_.hidden;
+  if (sequence.h_mask) rows.h_mask[r] = sequence.h_mask + dense * wide;
+  if (sequence.c_mask) rows.c_mask[r] = sequence.c_mask + dense * hidden;
+  for (std::size_t i = 0; i < kTraces; ++i)
+    if (sequence.trace[i]) rows.trace[i][r] = sequence.trace[i] + dense * (i == kGates + kH ? wide : hidden);
+  if (layer_.projected)
+    rows.unprojected[r] = job_.saved.unprojected ? job_.saved.unprojected + (window(chunk, s) + r) * layout_.padded
+                                                 : rows.m_rows + r * layout_.padded;
+  for (std::size_t i = 0; i < layer_.seen_count; ++i)
+    rows.seen[layer_.seen[i]][r] = seen_after(rows, r, s) + i * hidden;
+}
+
+// Where a row's gates of the step before step s stand, and where those of step s go.
+const float* ForwardGroup::seen_before(const ForwardRows& rows, std::size_t r, std::size_t s) const {
+  if (!s || !job_.saved.seen) return rows.seen_rows + (s % 2 * kChunk + r) * layout_.seen_depth;
+  return job_.saved.seen + (rows.chunk->base + rows.chunk->offset(s - 1) + r) * layout_.seen_depth;
+}
+
+float* ForwardGroup::seen_after(const ForwardRows& rows, std::size_t r, std::size_t s) const {
+  if (!job_.saved.seen) return rows.seen_rows + ((s + 1) % 2 * kChunk + r) * layout_.seen_depth;
+  return job_.saved.seen + (rows.chunk->base + rows.chunk->offset(s) + r) * layout_.seen_depth;
+}
+
+// The final states.
+void ForwardGroup::finish() {
+  const Sequence& sequence = *job_.sequence;
+  for (std::size_t k = 0; k < job_.count; ++k) {
+    const ForwardRows& rows = rows_[k];
+    const Chunk& chunk = *rows.chunk;
+    for (std::size_t r = 0; r < chunk.rows; ++r) {
+      const std::size_t row = chunk.row[r], wide = layer_.recurrent(), hidden = layer_.hidden, last = chunk.length[r];
+      if (sequence.final[kH]) {
+        const float* h = last ? sequence.y.at(chunk.time(r, last - 1, sequence.reverse), row) : first_h(row);
+        std::memcpy(sequence.final[kH] + row * wide, h, wide * sizeof(float));
+      }
+      for (std::size_t state = 1; state < layer_.plain_states(); ++state)
+        for (std::size_t b = 0; sequence.final[state] && b < layout_.blocks; ++b)
+          store_some(sequence.final[state] + row * hidden + b * kWidth,
+                     load(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth), lanes_of(b, hidden));
+      for (std::size_t i = 0; i < layer_.seen_count; ++i)
+        if (float* to = sequence.final[layer_.plain_states() + i])
+          std::memcpy(to + row * hidden, seen_before(rows, r, last) + i * hidden, hidden * sizeof(float));
+    }
+  }
+}
+
+}  // namespace GATEWISE_ISA
+}  // namespace gatewise

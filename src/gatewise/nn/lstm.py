@@ -26,12 +26,10 @@ from gatewise.nn.arguments import (
 )
 from gatewise.nn.layout import Lengths, Trace, laid_out
 from gatewise.nn.parameters import Init, Scheme, create, redraw, rows
-from gatewise.ops.checks import ShapeError, check_save, check_tensor
+from gatewise.ops.checks import ShapeError, check_save
 from gatewise.ops.support import check_backend
 from gatewise.reference import State
 from gatewise.spec import check_flag, check_option, variant
-
-_DIRECT = ("auto", "native")
 
 
 @final
@@ -264,7 +262,7 @@ class LSTM(nn.Module):
                 return results[0], self._state(*results[1:])
         if isinstance(input, PackedSequence):
             return self._run_packed(input, hx, lengths, reset, trace)
-        self._check_input(input)
+        states.check_input(input, self.input_size, getattr(self, self._kinds[0] + "_l0"))
         return laid_out(
             self._run,
             input,
@@ -302,7 +300,7 @@ class LSTM(nn.Module):
 
     def _plain(self) -> bool:
         """Whether a call is nothing but its layers, on the native engine."""
-        if self.backend not in _DIRECT or self.learned_state or self._zoneout != (0.0, 0.0):
+        if self.backend not in ops.DIRECT or self.learned_state or self._zoneout != (0.0, 0.0):
             return False
         if self.residual and self.num_layers > 2:
             return False
@@ -404,10 +402,3 @@ class LSTM(nn.Module):
         if not trace:
             return output
         return *output, [{name: packed.pack(v, valid, input) for name, v in values.items()} for values in traces]
-
-    def _check_input(self, input: object) -> None:
-        check_tensor("input", input)
-        assert isinstance(input, Tensor)
-        if input.dim() not in (2, 3):
-            raise InputError(f"input must have 2 or 3 dimensions, got {input.dim()}.")
-        states.check_features(input, self.input_size, getattr(self, self._kinds[0] + "_l0"))

@@ -34,6 +34,15 @@ for _cell in CELLS.values():
     state_of(_cell)
 
 
+def check_input(input: object, width: int, weight: Tensor) -> None:
+    """Refuse what is no sequence or batch of sequences for a layer; arguments as for ``check_features``."""
+    check_tensor("input", input)
+    assert isinstance(input, Tensor)
+    if input.dim() not in (2, 3):
+        raise InputError(f"input must have 2 or 3 dimensions, got {input.dim()}.")
+    check_features(input, width, weight)
+
+
 def check_features(input: Tensor, width: int, weight: Tensor, dim: int = -1) -> None:
     """Refuse an input of another width or another dtype than the weights', in torch's words.
 

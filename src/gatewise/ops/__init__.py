@@ -2,13 +2,14 @@
 
 from gatewise.ops.call import Direction, Result
 from gatewise.ops.checks import ShapeError
-from gatewise.ops.direct import Direct
+from gatewise.ops.direct import DIRECT, Direct
 from gatewise.ops.layer import explain, layer, lstm
 from gatewise.ops.support import BACKENDS, Choice
 from gatewise.reference import Noise, Weights
 
 __all__ = [
     "BACKENDS",
+    "DIRECT",
     "Choice",
     "Direct",
     "Direction",

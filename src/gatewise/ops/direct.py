@@ -24,6 +24,9 @@ from gatewise.ops.plain import reference
 from gatewise.reference import State, Weights
 from gatewise.spec import Variant
 
+DIRECT = ("auto", "native")
+"""The backends that this stands for."""
+
 _FLOAT = 4
 _empty = partial(torch.empty, dtype=torch.float32, device=torch.device("cpu"))  # whatever the defaults
 

@@ -1,5 +1,6 @@
 // The Python module gatewise._native. Pointers come as integers and are not checked here: gatewise.ops has done so.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -162,6 +164,15 @@ void run_backward(const Layer& layer, Tape& tape, const Addresses& weights, bool
   });
 }
 
+// Floats that are not initialised, in memory that is kept when they go.
+nb::ndarray<nb::numpy, float, nb::ndim<1>> empty(std::size_t count) {
+  auto buffer = std::make_unique<Buffer>(count);
+  float* const data = buffer->data();
+  nb::capsule owner(buffer.get(), [](void* p) noexcept { delete static_cast<Buffer*>(p); });
+  buffer.release();
+  return nb::ndarray<nb::numpy, float, nb::ndim<1>>(data, {count}, owner);
+}
+
 void math(const std::string& name, Address from, Address to, std::size_t count, const std::optional<std::string>& isa) {
   const MathArrays& arrays = (isa ? kernels_for(*isa) : kernels_in_use()).math;
   const auto function = name == "exp"       ? arrays.exp
@@ -197,6 +208,7 @@ NB_MODULE(_native, m) {
   nb::class_<Tape>(m, "Tape");
   m.def("layer", &make_layer, "inputs"_a, "hidden"_a, "update"_a, "gates"_a, "output"_a, "seen"_a, "bias"_a,
         "layer_norm"_a, "clip"_a.none(), "projected"_a, "beside"_a);
+  m.def("empty", &empty, "count"_a);
   m.def("forward", &run_forward);
   m.def("backward", &run_backward);
 }

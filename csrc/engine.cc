@@ -155,7 +155,9 @@ class Backward {
         place_(places(plan)) {
     Scratch history(tape.states.data());
     job_.saved = take_history(plan, history);
-    const std::size_t row = plan.sequence.rows * plan.sizes.gates * sizeof(float);
+    // The same windows on every instruction set, whatever its padding: sums are formed window by window.
+    const std::size_t padded = (plan.layer.hidden + 15) / 16 * 16 * plan.layer.gates();
+    const std::size_t row = plan.sequence.rows * padded * sizeof(float);
     window_steps_ = std::clamp(kWindowBytes / std::max<std::size_t>(row, 1), std::size_t{1},
                                std::max<std::size_t>(plan.steps(), 1));
     const std::size_t window_rows = recomputes_
@@ -175,7 +177,11 @@ class Backward {
     const Sizes& sizes = plan_.sizes;
     const std::size_t chunks = plan_.schedule.chunks().size();
     pack(plan_, weights_, packed_, recomputes_);
-    plan_.kernels.pack_backward(plan_.layer, weights_, gradients_.dx.data != nullptr, packed_backward_, 0, 1);
+    const std::size_t parts = plan_.threads;
+    auto packing = [&](std::size_t, std::size_t part) {
+      plan_.kernels.pack_backward(plan_.layer, weights_, gradients_.dx.data != nullptr, packed_backward_, part, parts);
+    };
+    parallel(parts, parts, packing);
     if (!plan_.schedule.row_steps()) std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(float));
     std::memset(sums_, 0, 2 * chunks * sizes.sums * sizeof(float));
     std::memset(zeros_, 0, zero_count() * sizeof(float));
@@ -187,7 +193,6 @@ class Backward {
       begins = false;
       last = first;
     } while (last);
-    const std::size_t parts = plan_.threads;
     auto unpack = [&](std::size_t, std::size_t part) {
       plan_.kernels.unpack(plan_.layer, dpacked_, totals_, chunks, gradients_.dweights, part, parts);
     };
@@ -258,6 +263,7 @@ class Backward {
       for (float*& final : again.final) final = nullptr;
       Job forward = job;
       forward.sequence = &again;
+      forward.again = true;
       plan_.kernels.forward(forward);
     }
     job.gradients = &gradients_;

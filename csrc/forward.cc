@@ -60,7 +60,7 @@ void ForwardGroup::run() {
       normalised_step(s);
     else
       step(s);
-    if (layer_.projected) project(s);
+    if (layer_.projected) project();
   }
   finish();
 }
@@ -78,6 +78,7 @@ void ForwardGroup::take(Scratch& scratch) {
     rows.masked = scratch.take(job_.sequence->recurrent_mask ? kChunk * layer_.recurrent() : 0);
     rows.seen_rows = scratch.take(3 * kChunk * layout_.seen_depth);
     rows.m_rows = scratch.take(layer_.projected ? kChunk * layout_.padded : 0);
+    rows.unused = scratch.take(kChunk * layer_.width());
     rows.out = scratch.take(layout_.projection.vectors * kVectorStride);
     const std::size_t normed = layer_.layer_norm ? layout_.blocks * block : 0;
     rows.norm_x = scratch.take(normed);
@@ -99,10 +100,11 @@ void ForwardGroup::plan_pieces() {
   const std::size_t counts[] = {layer_.inputs, layer_.recurrent(), layout_.seen_depth};
   const std::size_t starts[] = {layout_.x_at(), layout_.h_at(layer_), layout_.seen_at(layer_)};
   const std::size_t lines[] = {layout_.line, layout_.line, layout_.seen_vectors * kWidth};
-  std::size_t whole = 0, filled = kDepth;
+  std::size_t whole = 0;
   for (const std::size_t count : counts) whole += count;
   // Very deep sums take larger bites rather than more of them.
   const std::size_t depth = kDepth * (1 + whole / (kDepth * (kMaxPieces - 4)));
+  std::size_t filled = depth;
   for (std::size_t source = 0; source < 3; ++source)
     for (std::size_t from = 0; from < counts[source];) {
       if (filled >= depth || (hoists() && source == Piece::kHidden && from == 0)) {
@@ -203,7 +205,7 @@ void ForwardGroup::cell(const ForwardRows& rows, std::size_t s, std::size_t bloc
   at.gates = gates;
   at.c = rows.c + block * kVectorStride;
   at.plane = plane();
-  if (job_.saved.cells) {
+  if (job_.saved.cells && !job_.again) {
     at.kept =
         job_.saved.cells + (rows.chunk->base + rows.chunk->offset(s)) * layout_.padded + block * rows.active * kWidth;
     at.kept_plane = job_.saved.plane;
@@ -237,9 +239,8 @@ std::size_t forward_scratch(const Layer& layer, const Sequence& sequence) {
   job.sequence = &sequence;
   job.count = 1;
   Scratch scratch;
-  ForwardRows* rows = scratch.take<ForwardRows>(1);
+  scratch.take<ForwardRows>(1);
   ForwardRows counted;
-  (void)rows;
   ForwardGroup(job, &counted, scratch);
   return scratch.floats();
 }

@@ -37,8 +37,9 @@ struct ForwardRows {
   float* c;          // planes of [blocks][kChunk][kWidth]
   float* gates;      // of a block, where nothing is kept
   float* masked;     // [kChunk][R]
-  float* seen_rows;  // two steps of [kChunk][seen]
+  float* seen_rows;  // [kChunk][seen] of two steps, then after a reset
   float* m_rows;     // [kChunk][padded]
+  float* unused;     // [kChunk][width], for what has been written before
   float* out;        // of projections
   float *norm_x, *norm_h, *fresh, *stats;
 };
@@ -119,7 +120,7 @@ class ForwardGroup {
 
   void normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const;
 
-  void project(std::size_t s);
+  void project();
 
   void finish();
 

@@ -69,7 +69,7 @@ void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t
 }
 
 // h and the second projection, from what the cell shows.
-void ForwardGroup::project(std::size_t s) {
+void ForwardGroup::project() {
   const std::size_t own = vectors(layer_.projected);
   for (std::size_t k = 0; k < job_.count; ++k) {
     ForwardRows& rows = rows_[k];
@@ -90,7 +90,6 @@ void ForwardGroup::project(std::size_t s) {
         if (!beside && job_.sequence->trace[kGates + kH]) store_some(rows.trace[kGates + kH][r] + column, value, lanes);
       }
   }
-  (void)s;
 }
 
 }  // namespace GATEWISE_ISA

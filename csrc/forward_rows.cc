@@ -67,7 +67,7 @@ void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
   const Chunk& chunk = *rows.chunk;
   const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence.reverse), wide = layer_.recurrent();
   rows.source[Piece::kX][r] = sequence.x.at(t, row);
-  rows.y[r] = sequence.y.at(t, row);
+  rows.y[r] = job_.again ? rows.unused + r * layer_.width() : sequence.y.at(t, row);
   const float* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : first_h(row);
   const float* seen = layout_.seen_depth ? seen_before(rows, r, s) : nullptr;
   if (sequence.reset && restarts(sequence, chunk, r, s)) {
@@ -104,7 +104,7 @@ const float* ForwardGroup::seen_before(const ForwardRows& rows, std::size_t r, s
 }
 
 float* ForwardGroup::seen_after(const ForwardRows& rows, std::size_t r, std::size_t s) const {
-  if (!job_.saved.seen) return rows.seen_rows + ((s + 1) % 2 * kChunk + r) * layout_.seen_depth;
+  if (!job_.saved.seen || job_.again) return rows.seen_rows + ((s + 1) % 2 * kChunk + r) * layout_.seen_depth;
   return job_.saved.seen + (rows.chunk->base + rows.chunk->offset(s) + r) * layout_.seen_depth;
 }
 

@@ -59,6 +59,7 @@ struct Job {
   std::size_t count = 0;
   const std::ptrdiff_t* place = nullptr;  // by chunk index: row-step (chunk, s) lies at place + offset(s) in a window
   std::size_t first = 0, last = 0;        // steps
+  bool again = false;                     // forward has been here: y and the history are read and stay as they are
   Saved saved;
   float* scratch = nullptr;
   Watch watch;
@@ -112,7 +113,6 @@ struct MathArrays {
 };
 
 struct Sizes {
-  std::size_t width;  // lanes of a vector
   std::size_t packed_forward, packed_backward, packed_gradient;
   std::size_t gates, cells, unprojected;  // floats per row-step; cells is that of one plane
   std::size_t seen;

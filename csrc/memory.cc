@@ -33,7 +33,8 @@ class Store {
     const std::lock_guard<std::mutex> lock(mutex_);
     auto best = kept_.end();
     for (auto piece = kept_.begin(); piece != kept_.end(); ++piece)
-      if (piece->bytes >= bytes && (best == kept_.end() || piece->bytes < best->bytes)) best = piece;
+      if (piece->bytes >= bytes && piece->bytes <= 2 * bytes && (best == kept_.end() || piece->bytes < best->bytes))
+        best = piece;
     if (best != kept_.end()) {
       const Piece found = *best;
       kept_.erase(best);
@@ -41,7 +42,7 @@ class Store {
       used_bytes_ += found.bytes;
       return found;
     }
-    const Piece fresh = {static_cast<float*>(::operator new(bytes, kCacheLine)), bytes};
+    const Piece fresh = {allocate(bytes), bytes};
     used_bytes_ += bytes;
     most_ = std::max(most_, used_bytes_);
     trim();
@@ -62,9 +63,20 @@ class Store {
   }
 
  private:
+  // What is kept is not needed more than this.
+  float* allocate(std::size_t bytes) {
+    void* data = ::operator new(bytes, kCacheLine, std::nothrow);
+    if (!data) {
+      most_ = 0;
+      trim();
+      data = ::operator new(bytes, kCacheLine);
+    }
+    return static_cast<float*>(data);
+  }
+
   // Lets the oldest pieces go.
   void trim() {
-    while (!kept_.empty() && kept_bytes_ + used_bytes_ > most_ + most_ / 4) {
+    while (!kept_.empty() && (!most_ || kept_bytes_ + used_bytes_ > most_ + most_ / 4)) {
       kept_bytes_ -= kept_.front().bytes;
       ::operator delete(kept_.front().data, kCacheLine);
       kept_.erase(kept_.begin());

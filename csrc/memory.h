@@ -1,6 +1,7 @@
 // Memory that is kept and used again: fresh pages from the system would cost a training step more than they should.
 //
-// What is kept and what is in use together exceed the most that was in use at once by no more than a quarter.
+// What is kept and what is in use together exceed the most that was in use at once by no more than a quarter; a piece
+// in use may be up to twice as large as was asked for.
 #pragma once
 
 #include <cstddef>

@@ -107,25 +107,29 @@ void pack_gains(const Layer& layer, const Layout& layout, const Weights& weights
 }
 
 // Where vector v of the projections' outputs comes from.
+template <class Float>
 struct Output {
-  const float* rows;  // [.., H], from the vector's first row on
+  Float* rows;  // [.., H], from the vector's first row on; null if there are none
   std::size_t lanes;
 };
 
-Output output_of(const Layer& layer, const float* own, const float* beside, std::size_t v) {
+template <class Float>
+Output<Float> output_of(const Layer& layer, Float* own, Float* beside, std::size_t v) {
   const std::size_t first = vectors(layer.projected);
   const bool second = v >= first;
   const std::size_t at = second ? v - first : v;
-  return {(second ? beside : own) + at * kWidth * layer.hidden, lanes_of(at, second ? layer.beside : layer.projected)};
+  Float* const rows = second ? beside : own;
+  return {rows ? rows + at * kWidth * layer.hidden : nullptr, lanes_of(at, second ? layer.beside : layer.projected)};
 }
 
 // Rows of a matrix whose columns are the outputs, side by side in panels. Depth runs over `units` and for each of them
 // over `per_unit` rows; row(unit, number) is where one stands, or null for zeros. `first` is the first output vector,
-// `width` the number of columns.
+// `width` the number of columns, of which this worker sees to some.
 template <class Row>
 void pack_rows(const Panels& shape, std::size_t first, std::size_t width, std::size_t units, std::size_t per_unit,
-               Row row, float* packed) {
-  for (std::size_t v = 0; v < vectors(width); ++v) {
+               Row row, float* packed, std::size_t part, std::size_t parts) {
+  const Share share(vectors(width), part, parts);
+  for (std::size_t v = share.first; v < share.last; ++v) {
     const std::size_t vector = first + v, panel = shape.panel_of(vector), line = shape.vectors_of(panel) * kWidth;
     float* to = packed + shape.at(panel) + (vector - shape.first(panel)) * kWidth;
     const std::size_t lanes = lanes_of(v, width);
@@ -151,7 +155,7 @@ void pack_forward(const Layer& layer, const Weights& weights, float* packed, std
                   packed + layout.peep_at(gate));
   if (layer.layer_norm) pack_gains(layer, layout, weights, packed);
   for (std::size_t v = 0; v < layout.projection.vectors; ++v) {
-    const Output output = output_of(layer, weights[kWeightHr], weights[kWeightHp], v);
+    const auto output = output_of(layer, weights[kWeightHr], weights[kWeightHp], v);
     const std::size_t panel = layout.projection.panel_of(v), line = layout.projection.vectors_of(panel) * kWidth;
     transpose_in(
         output.rows, layer.hidden, output.lanes,
@@ -162,8 +166,6 @@ void pack_forward(const Layer& layer, const Weights& weights, float* packed, std
 
 void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, float* packed, std::size_t part,
                    std::size_t parts) {
-  (void)parts;
-  if (part) return;
   const Layout layout(layer);
   struct {
     std::size_t at[kGates];
@@ -178,23 +180,25 @@ void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, flo
   const auto rows_of = [&](const float* weight, std::size_t width) {
     return [=](std::size_t unit, std::size_t gate) { return weight + (row_block[gate] * hidden + unit) * width; };
   };
-  pack_rows(layout.dh, 0, layer.recurrent(), hidden, gates, rows_of(weights[kWeightHh], layer.recurrent()), packed);
+  pack_rows(layout.dh, 0, layer.recurrent(), hidden, gates, rows_of(weights[kWeightHh], layer.recurrent()), packed,
+            part, parts);
   if (with_dx)
     pack_rows(layout.dx, 0, layer.inputs, hidden, gates, rows_of(weights[kWeightIh], layer.inputs),
-              packed + layout.dx_at());
+              packed + layout.dx_at(), part, parts);
   for (std::size_t i = 0; i < layer.seen_count; ++i) {
     const auto seen = [&](std::size_t unit, std::size_t slot) -> const float* {
       if (seen_number[slot] == kGates) return nullptr;
       return weights[kWeightGates] + (seen_number[slot] * hidden + unit) * layout.seen_depth + i * hidden;
     };
-    pack_rows(layout.dseen, i * layout.blocks, hidden, hidden, layout.seen_vectors, seen, packed + layout.dseen_at());
+    pack_rows(layout.dseen, i * layout.blocks, hidden, hidden, layout.seen_vectors, seen, packed + layout.dseen_at(),
+              part, parts);
   }
   if (layer.projected) {
     const auto output = [&](std::size_t d, std::size_t) {
       return d < layer.projected ? weights[kWeightHr] + d * hidden
                                  : weights[kWeightHp] + (d - layer.projected) * hidden;
     };
-    pack_rows(layout.dm, 0, hidden, layer.width(), 1, output, packed + layout.dm_at());
+    pack_rows(layout.dm, 0, hidden, layer.width(), 1, output, packed + layout.dm_at(), part, parts);
   }
 }
 
@@ -243,13 +247,11 @@ void unpack(const Layer& layer, const float* dpacked, const float* sums, std::si
   if (part || !layer.projected) return;
   const float* from = dpacked + layout.blocks * line * layout.gradient_depth(layer);
   for (std::size_t v = 0; v < layout.projection.vectors; ++v) {
-    const Output output = output_of(layer, dweights[kWeightHr], dweights[kWeightHp], v);
-    const bool wanted = v < vectors(layer.projected) ? dweights[kWeightHr] : dweights[kWeightHp];
+    const auto output = output_of(layer, dweights[kWeightHr], dweights[kWeightHp], v);
     const std::size_t panel = layout.projection.panel_of(v);
-    if (wanted)
+    if (output.rows)
       transpose_out(from + layout.projection.at(panel) + (v - layout.projection.first(panel)) * kWidth,
-                    layout.projection.vectors_of(panel) * kWidth, hidden, output.lanes,
-                    const_cast<float*>(output.rows));
+                    layout.projection.vectors_of(panel) * kWidth, hidden, output.lanes, output.rows);
   }
 }
 

@@ -84,10 +84,7 @@ struct Point {
   }
 };
 
-[[gnu::always_inline]] inline void recurrent(const Row& row, const Point& point) {
-  (void)row;
-  point.finish(point.gate(kG, Floats{}));
-}
+[[gnu::always_inline]] inline void recurrent(const Point& point) { point.finish(point.gate(kG, Floats{})); }
 
 // f c + i g, where an open gate is 1.
 [[gnu::always_inline]] inline Floats updated(const Row& row, Floats i, Floats f, Floats g, Floats c) {
@@ -176,7 +173,7 @@ struct Point {
   for (std::size_t r = 0; r < block.rows; ++r) {
     const Point point = {row, block, r, block.gates + r * line};
     if (row.update == Update::kRecurrent)
-      recurrent(row, point);
+      recurrent(point);
     else if (row.update == Update::kAdditive)
       additive(row, point);
     else

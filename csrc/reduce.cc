@@ -13,8 +13,8 @@ namespace GATEWISE_ISA {
 namespace {
 
 constexpr std::size_t kBite = 128;
-constexpr std::size_t kStrip = 24;    // columns
-constexpr std::size_t kTogether = 8;  // blocks that use a strip while it is in the cache
+constexpr std::size_t kStrip = 24;          // columns
+constexpr std::size_t kBlocksTogether = 8;  // blocks that use a strip while it is in the cache
 
 // Columns of a strip x the vectors of lines, added to [columns][line].
 struct OuterTile {
@@ -48,15 +48,15 @@ struct RowStep {
 class Reduction {
  public:
   Reduction(const ReduceJob& job, Scratch& scratch) : job_(job), layer_(*job.layer), layout_(layer_) {
-    lines_ = scratch.take(kTogether * kBite * kGates * kWidth);
+    lines_ = scratch.take(kBlocksTogether * kBite * kGates * kWidth);
     strip_ = scratch.take(kBite * kStrip);
     rows_ = scratch.take<const float*>(kBite);
     bite_ = scratch.take<RowStep>(kBite);
   }
 
   void run() {
-    for (std::size_t block = job_.first_block; block < job_.last_block; block += kTogether) {
-      const std::size_t left = job_.last_block - block, blocks = left < kTogether ? left : kTogether;
+    for (std::size_t block = job_.first_block; block < job_.last_block; block += kBlocksTogether) {
+      const std::size_t left = job_.last_block - block, blocks = left < kBlocksTogether ? left : kBlocksTogether;
       each_bite([&](std::size_t count) { gates(count, block, blocks); });
     }
     for (std::size_t panel = job_.first_panel; panel < job_.last_panel; ++panel)

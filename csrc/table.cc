@@ -33,7 +33,6 @@ namespace {
 Sizes sizes(const Layer& layer, const Sequence& sequence) {
   const Layout layout(layer);
   return {
-      .width = kWidth,
       .packed_forward = layout.forward_size(),
       .packed_backward = layout.backward_size(),
       .packed_gradient = layout.gradient_size(layer),

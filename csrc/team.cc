@@ -3,12 +3,13 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
-#include <new>
+#include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -16,9 +17,20 @@
 #if defined(__linux__)
 #include <link.h>
 #endif
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 namespace gatewise {
 namespace {
+
+#if defined(__SSE__)
+unsigned current_modes() { return _mm_getcsr(); }
+void set_modes(unsigned modes) { _mm_setcsr(modes); }
+#else
+unsigned current_modes() { return 0; }
+void set_modes(unsigned) {}
+#endif
 
 // What one call shares out.
 struct Work {
@@ -27,11 +39,17 @@ struct Work {
   std::size_t parts;
   std::atomic<std::size_t> next_part{0}, next_worker{0};
 
+  // Rounding and the treatment of the smallest numbers are each thread's own setting; all compute with the caller's.
+  const unsigned modes = current_modes();
+
   static void take_part(void* self) {
     Work& work = *static_cast<Work*>(self);
+    const unsigned own = current_modes();
+    set_modes(work.modes);
     const std::size_t worker = work.next_worker++;
     for (std::size_t part = work.next_part++; part < work.parts; part = work.next_part++)
       work.run(work.data, worker, part);
+    set_modes(own);
   }
 };
 
@@ -40,13 +58,28 @@ std::atomic<bool> forked{false};
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 #if defined(__linux__)
-// The OpenMP runtime among the loaded libraries, if there is one.
-int look_at(dl_phdr_info* info, std::size_t, void* found) {
-  if (!info->dlpi_name || !std::strstr(info->dlpi_name, "libgomp")) return 0;
-  void* library = dlopen(info->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
-  if (!library) return 0;
-  *static_cast<void**>(found) = dlsym(library, "GOMP_parallel");
-  return *static_cast<void**>(found) != nullptr;
+// Notes the OpenMP runtimes among the loaded libraries; the loader is locked meanwhile, so they are opened afterwards.
+int note(dl_phdr_info* info, std::size_t, void* names) {
+  if (info->dlpi_name && std::strstr(info->dlpi_name, "libgomp"))
+    static_cast<std::vector<std::string>*>(names)->emplace_back(info->dlpi_name);
+  return 0;
+}
+
+void* parallel_of(const std::string& library) {
+  void* const opened = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
+  return opened ? dlsym(opened, "GOMP_parallel") : nullptr;
+}
+
+// torch's runtime if there are several.
+void* find_parallel() {
+  std::vector<std::string> names;
+  dl_iterate_phdr(note, &names);
+  std::stable_sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {
+    return a.find("torch") != std::string::npos && b.find("torch") == std::string::npos;
+  });
+  for (const std::string& name : names)
+    if (void* found = parallel_of(name)) return found;
+  return nullptr;
 }
 
 int count_loaded(dl_phdr_info* info, std::size_t, void* loaded) {
@@ -64,8 +97,7 @@ GompParallel gomp() {
   unsigned long long loaded = 0;
   dl_iterate_phdr(count_loaded, &loaded);
   if (loaded == looked) return nullptr;
-  void* found = nullptr;
-  dl_iterate_phdr(look_at, &found);
+  void* const found = find_parallel();
   known = found;
   looked = loaded;
   return reinterpret_cast<GompParallel>(found);
@@ -79,8 +111,12 @@ class OwnTeam {
  public:
   // Returns false, with nothing done, if another thread is using the team.
   bool run(std::size_t threads, Work& work) {
+    // A signal handler may call from within a call.
+    thread_local bool inside = false;
+    if (inside) return false;
     const std::unique_lock<std::mutex> use(in_use_, std::try_to_lock);
     if (!use) return false;
+    inside = true;
     grow(threads - 1);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -94,6 +130,7 @@ class OwnTeam {
     wanted_ = 0;  // who has not begun need not
     done_.wait(lock, [&] { return busy_ == 0; });
     work_ = nullptr;
+    inside = false;
     return true;
   }
 

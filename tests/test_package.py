@@ -44,16 +44,18 @@ def test_torch_is_loaded_by_what_needs_it() -> None:
 
 def test_the_public_names() -> None:
     modules = ["ConvLSTM", "Forecaster", "LSTM", "LSTMCell", "Stack"]
-    assert dir(gatewise) == [*modules, "__version__", "from_torch", "to_torch"]
+    assert dir(gatewise) == [*modules, "__version__", "engine", "from_torch", "to_torch"]
     assert set(gatewise.__all__) == set(dir(gatewise))
 
 
 def test_public_names_are_where_they_live() -> None:
+    import gatewise.machine
     import gatewise.nn
     import gatewise.tasks.forecast
     from gatewise.tasks.forecast.estimator import Forecaster
 
     assert gatewise.LSTM is gatewise.nn.LSTM
+    assert gatewise.engine is gatewise.machine.engine
     assert gatewise.Forecaster is gatewise.tasks.forecast.Forecaster is Forecaster
 
 

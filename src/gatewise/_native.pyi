@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 class Layer:
     """What a layer computes: csrc/layer.h."""
 
@@ -34,6 +37,9 @@ def layer(
     beside: int,
 ) -> Layer:
     """Describe a layer; gates in the order of their rows, then the others, each (name, kind, squash, peep)."""
+
+def empty(count: int) -> NDArray[np.float32]:
+    """Return floats that are not initialised, in memory that is kept and used again when the array goes."""
 
 def forward(
     layer: Layer,

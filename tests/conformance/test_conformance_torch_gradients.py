@@ -1,11 +1,13 @@
 """First and second derivatives of torch's samples of nn.LSTM, checked as torch's own module tests check them."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from conformance_torch import (
     SAMPLES,
+    TOLERANCES,
     ModuleInput,
     arguments,
     assert_close,
@@ -84,12 +86,38 @@ def jacobians(layer: nn.Module, function: Function) -> list[Tensor]:
 def test_gradients_of_leaves_equal_torch(index: int, dtype: torch.dtype, mode: str) -> None:
     sample = draw(index, dtype, requires_grad=True)
     ours = build(sample, dtype).train(mode == "train")
-    theirs = twin(sample, ours)
-    for_ours, for_theirs = arguments(sample), arguments(sample)
-    for layer, given in ((ours, for_ours), (theirs, for_theirs)):
-        outputs = leaves(layer(*given))
-        torch.manual_seed(1)
-        torch.autograd.backward(outputs, [torch.randn_like(output) for output in outputs])
-    reached = [leaf.grad for leaf in leaves(for_ours)]
-    assert_close(reached, [leaf.grad for leaf in leaves(for_theirs)])
-    assert_close([p.grad for p in ours.parameters()], [p.grad for p in theirs.parameters()])
+    theirs, truth = twin(sample, ours), twin(sample, deepcopy(ours).double())
+    reached, expected = gradients(ours, arguments(sample)), gradients(theirs, arguments(sample))
+    if dtype == torch.float64:
+        assert_close(reached, expected)
+        return
+    given = pytree.tree_map(lambda leaf: leaf.detach().double().requires_grad_(), arguments(sample))
+    exact = gradients(truth, given)
+    assert len(reached) == len(expected) == len(exact)
+    for gradients_of_leaf in zip(reached, expected, exact, strict=True):
+        assert_as_good(*gradients_of_leaf)
+
+
+def gradients(layer: nn.Module, given: tuple[Any, ...]) -> list[Tensor]:
+    """Return the gradients of all that is fed to forward, then of every parameter."""
+    outputs = leaves(layer(*given))
+    torch.manual_seed(1)
+    torch.autograd.backward(outputs, [torch.randn(output.shape).to(output) for output in outputs])
+    found = [leaf.grad for leaf in (*leaves(given), *layer.parameters())]
+    reached = [gradient for gradient in found if gradient is not None]
+    assert len(reached) == len(found)
+    return reached
+
+
+def assert_as_good(ours: Tensor, theirs: Tensor, exact: Tensor) -> None:
+    """Hold a gradient to equality with torch's, or to twice torch's own error: where terms cancel, torch's is far off.
+
+    In sample 17, torch's is off by 1.7e-6 and ours by 2.4e-7.
+    """
+    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+    scale = max(1.0, theirs.abs().max().item())
+    apart = (ours - theirs).abs().max().item()
+    error, theirs_error = ((gradient.double() - exact).abs().max().item() for gradient in (ours, theirs))
+    assert apart <= TOLERANCES[theirs.dtype] * scale or error <= 2 * theirs_error, (
+        f"{apart:.3g} apart; ours is off by {error:.3g}, torch's by {theirs_error:.3g}"
+    )

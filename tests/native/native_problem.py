@@ -226,13 +226,14 @@ def exact(problem: Problem) -> Outcome:
 
 
 @cache
-def singles(problem: Problem) -> list[Outcome]:
+def singles(problem: Problem, *, neighbours: int | None = None) -> list[Outcome]:
     """What the reference gives in float32.
 
     Where rounding errors are multiplied, one run alone may be exact by luck; there it also runs with numbers moved to
-    the next float32.
+    the next float32, three times if not told otherwise.
     """
-    moved = [problem.map(_Neighbours(seed)) for seed in range(3 if multiplies(problem.variant) else 0)]
+    times = 3 * multiplies(problem.variant) if neighbours is None else neighbours
+    moved = [problem.map(_Neighbours(seed)) for seed in range(times)]
     return [given.run("reference") for given in (problem, *moved)]
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from native_problem import (
+    Outcome,
     Problem,
     Way,
     check,
@@ -14,6 +15,7 @@ from native_problem import (
     exact,
     rounding,
     scale,
+    singles,
 )
 from native_rows import EVERY, SEEING, name_of, row_of
 from torch import Tensor
@@ -34,6 +36,9 @@ SHAPES: list[tuple[tuple[int, int, int, int], Way]] = [
 ]
 """T, B, D, H."""
 
+STEEP = {("native-sees", (2, 17, 17, 100)), ("native-sees", (17, 1, 33, 7))}
+"""Sums of 317 terms, and a feedback of many steps, of gates that see themselves through a tanh."""
+
 every_cell = pytest.mark.parametrize("cell", EVERY, ids=name_of)
 
 
@@ -42,7 +47,27 @@ every_cell = pytest.mark.parametrize("cell", EVERY, ids=name_of)
 @pytest.mark.usefixtures("isa")
 def test_values_and_gradients(cell: str | Cell, shape: tuple[int, int, int, int], way: Way):
     problem = draw(cell, *shape, way)
-    check(problem, problem.run())
+    if (name_of(cell), shape) in STEEP:
+        check_steep(problem, problem.run())
+    else:
+        check(problem, problem.run())
+
+
+def check_steep(problem: Problem, ours: Outcome):
+    """Hold a call to three times the float32 reference's error, where that is more than the bound of short sequences.
+
+    A tanh passes on the whole error of its sum, a sigmoid a quarter of it. To add 317 terms one by one, in the order
+    that is promised, puts f off by as much as 1.2e-6 in any arithmetic. Through the feedback, the reference's own error
+    of d c is anything from 1e-7 to 9e-7 when the arguments move to the next float32.
+    """
+    truth = exact(problem)
+    off = rounding(problem, truth, singles(problem, neighbours=8))
+    assert ours.values.keys() == truth.values.keys()
+    assert ours.gradients.keys() == truth.gradients.keys()
+    for name, value in ours.values.items():
+        check_one(name, value, truth.values[name], max(1e-6 * scale(truth.values[name]), 3 * off[name]))
+    for name, gradient in ours.gradients.items():
+        check_gradient(name, gradient, truth.gradients[name], 1.5 * off[f"d {name}"])
 
 
 DEEP: list[tuple[str, tuple[int, int, int, int], dict[str, int]]] = [

@@ -40,12 +40,22 @@ class Model(nn.Module):
         return self.head(pad_packed_sequence(self.recurrent(packed)[0], total_length=T)[0])
 
 
-def trained(make: Callable[[], nn.Module], ragged: bool, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Train, and return the losses and the weights at the end, in float64."""
+def trained(
+    make: Callable[[], nn.Module], ragged: bool, dtype: torch.dtype = torch.float32, *, toward: float | None = None
+) -> list[Tensor]:
+    """Train, and return the losses and the weights at the end, in float64.
+
+    Args:
+        make: the recurrent stack.
+        ragged: whether rows have lengths of their own.
+        dtype: what it is trained in.
+        toward: move every input to the next float32 toward this.
+    """
     torch.manual_seed(4)
     model = Model(make(), LENGTHS if ragged else None).to(dtype)
     x = torch.randn(T, B, D, generator=torch.Generator().manual_seed(9)).to(dtype)
     target = x[..., :1].cumsum(0).tanh()
+    x = x if toward is None else x.nextafter(torch.tensor(toward))
     valid = (torch.arange(T)[:, None] < LENGTHS)[..., None] if ragged else torch.ones(T, B, 1, dtype=torch.bool)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     losses: list[Tensor] = []
@@ -61,7 +71,7 @@ def trained(make: Callable[[], nn.Module], ragged: bool, dtype: torch.dtype = to
 
 
 def assert_near(ours: list[Tensor], peers: list[Tensor], truth: list[Tensor]) -> None:
-    """Compare the first few of what ``trained`` returns: the losses, and the weights."""
+    """Compare what ``trained`` returns: the losses, and the weights."""
     bounds = [1e-6 * truth[0].max().item(), *([RATE / 1000] * (len(truth) - 1))]
     for got, peer, exact, bound in zip(ours, peers, truth, bounds, strict=True):
         # Written so that a NaN fails.
@@ -110,7 +120,12 @@ def test_the_loss_curve_of_other_cells_is_the_references(cell: str, options: dic
     def make(backend: str) -> Callable[[], nn.Module]:
         return lambda: LSTM(D, H, 2, cell=cell, **options, backend=backend)
 
-    ours, peer = trained(make(BACKEND), True), trained(make("reference"), True)
-    truth = trained(make("reference"), True, torch.float64)
-    # The losses alone: some of these cells' weights hardly matter, and AdamW makes steps of their rounding.
-    assert_near(ours[:1], peer[:1], truth[:1])
+    ours, truth = trained(make(BACKEND), True), trained(make("reference"), True, torch.float64)
+    # Layer norm divides by a deviation that may be small: each step multiplies the last one's rounding by ten, and how
+    # far one float32 run ends from the truth is luck.
+    moves = [None, -torch.inf, 0.0, torch.inf] if "layer_norm" in options else [None]
+    peers = [trained(make("reference"), True, toward=move) for move in moves]
+    # The losses alone: some of these cells' weights hardly matter, and AdamW makes steps of their rounding. Each is
+    # held to what the peers had lost by then.
+    lost = torch.stack([(peer[0] - truth[0]).abs() for peer in peers]).amax(0).cummax(0).values
+    assert ((ours[0] - truth[0]).abs() <= (2 * lost).clamp(min=1e-6 * truth[0].max().item())).all()

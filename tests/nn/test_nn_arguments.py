@@ -45,6 +45,7 @@ BAD_ARGUMENTS: dict[str, list[Any]] = {
     "max_lag": [2, 0, -1, True, None, 3.0, "9"],
     "learned_state": NO_FLAGS,
     "generator": [0, "seed", torch.Generator, np.random.default_rng(0)],
+    "save": ["some", "", None, 3, ["all"]],
     "backend": ["cuda", "", None, 3, ["auto"]],
 }
 CASES = [(name, value) for name, values in BAD_ARGUMENTS.items() for value in values]

@@ -288,9 +288,10 @@ def test_lengths_out_of_range_are_refused_in_a_compiled_call(cell: str):
         compiled(torch.randn(4, 2, 2), lengths=torch.tensor([9, 1]))
 
 
-def test_a_bound_that_a_dtype_cannot_hold_is_no_bound():
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_bound_that_a_dtype_cannot_hold_is_no_bound(backend: str):
     x = torch.randn(4, 2, 2)
-    layer = LSTM(2, 3, clip=1e300)
-    free = LSTM(2, 3, backend="reference")
+    layer = LSTM(2, 3, clip=1e300, backend=backend)
+    free = LSTM(2, 3, backend=backend)
     free.load_state_dict(layer.state_dict())
     assert torch.equal(layer(x)[0], free(x)[0])

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatewise import ops
 from gatewise.errors import InputError
-from gatewise.ops import Direction, Weights, explain, lstm
+from gatewise.ops import Direction, Noise, Weights, explain, lstm
 from gatewise.ops.support import BACKENDS, OBSTACLES
 from gatewise.reference import scan
 
@@ -26,6 +26,10 @@ def _layer() -> tuple[tuple[Tensor, Tensor], Weights]:
 
 STATE, WEIGHTS = _layer()
 X = torch.randn(T, B, D, generator=torch.Generator().manual_seed(1))
+
+
+class Tagged(Tensor):
+    pass
 
 
 def auto(x: Tensor) -> Tensor:
@@ -51,17 +55,29 @@ def test_a_plain_call_is_native():
     assert explain(X, [Direction(STATE, WEIGHTS)], backend="torch").reason == "asked for by name"
 
 
-def test_a_gradient_goes_to_torch_and_says_why():
-    choice = explain(X.clone().requires_grad_(), [Direction(STATE, WEIGHTS)])
-    assert choice == ops.Choice("torch", "not native: a gradient is needed")
+def test_a_gradient_is_native_too():
+    x = X.clone().requires_grad_()
+    assert explain(x, [Direction(STATE, WEIGHTS)]) == ops.Choice("native", "first choice")
+    assert torch.equal(auto(x), native(X))
+
+
+def test_a_gradient_of_a_mask_goes_past_native_and_torch_and_says_why():
+    mask = torch.ones(B, H, requires_grad=True)
+    directions = [Direction(STATE, WEIGHTS, noise=Noise(recurrent=mask))]
+    whose = "a gradient of a dropout or zoneout mask is needed"
+    assert explain(X, directions) == ops.Choice(
+        "reference", f"not native: {whose}; not torch: dropout or zoneout masks are given"
+    )
+    with pytest.raises(InputError, match=f"backend 'native' cannot serve this call: {whose}[.]"):
+        explain(X, directions, backend="native")
     with torch.no_grad():
-        assert explain(X.clone().requires_grad_(), [Direction(STATE, WEIGHTS)]).backend == "native"
+        assert explain(X, directions) == ops.Choice("native", "first choice")
 
 
 def test_two_obstacles_are_both_named():
-    with pytest.raises(InputError, match=r"a gradient is needed, and .* a dtype it does not compute in"):
+    with pytest.raises(InputError, match=r": an argument is a tensor subclass, and the tensors have a dtype .*[.]$"):
         lstm(
-            X.double().requires_grad_(),
+            X.double().as_subclass(Tagged),
             (STATE[0].double(), STATE[1].double()),
             Weights(WEIGHTS.weight_ih.double(), WEIGHTS.weight_hh.double()),
             backend="native",
@@ -139,9 +155,6 @@ def test_dispatch_modes_see_the_work():
 
 
 def test_subclasses_keep_to_torch():
-    class Tagged(Tensor):
-        pass
-
     tagged = X.as_subclass(Tagged)
     assert explain(tagged, [Direction(STATE, WEIGHTS)]) == ops.Choice(
         "torch", "not native: an argument is a tensor subclass"
@@ -162,9 +175,16 @@ def test_a_zero_tensor_does_not_reach_memory():
         native(zeros)
 
 
-def test_autocast_is_torchs_business():
+def test_what_autocast_converts_is_native():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert explain(X, [Direction(STATE, WEIGHTS)]).reason == "not native: autocast is on"
+        assert explain(X, [Direction(STATE, WEIGHTS)]) == ("native", "first choice")
+
+
+def test_what_autocast_leaves_alone_is_torchs_business():
+    named = {name: weight.double() for name, weight in WEIGHTS._asdict().items() if weight is not None}
+    exact = Direction(tuple(part.double() for part in STATE), Weights(**named))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert "autocast is on" in explain(X.double(), [exact]).reason
 
 
 def test_out_and_gradient_exclude_each_other():

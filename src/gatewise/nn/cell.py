@@ -120,7 +120,9 @@ class LSTMCell(nn.Module):
             and input.dim() == 2
             and (hx is None or isinstance(hx, tuple))
         ):
-            initial = None if hx is None else tuple([part.unsqueeze(0) for part in hx if type(part) is Tensor])
+            initial = (
+                None if hx is None else tuple([part.unsqueeze(0) if isinstance(part, Tensor) else part for part in hx])
+            )
             results = self._direct.run(self._parameters, input.unsqueeze(0), initial, False, "all")
             if results is not None:
                 return self._state(*(part.squeeze(0) for part in results[1:]))

@@ -65,3 +65,11 @@ def check_unchanged(given: Sequence[Tensor], shapes: Sequence[torch.Size]) -> No
 def frees_graph() -> bool:
     """Whether the backward pass that is running lets go of what was saved for it."""
     return not _autograd._get_current_graph_task_keep_graph()
+
+
+def keeps(save: str) -> str:
+    """What the engine keeps: nothing where hooks take care of what is saved, as for activation checkpointing.
+
+    They would see the inputs only. Backward then computes forward again from what they hand back.
+    """
+    return save if _autograd._top_saved_tensors_default_hooks(True) is None else "nothing"

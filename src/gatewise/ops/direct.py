@@ -18,8 +18,8 @@ from torch.nn import Parameter
 from gatewise import _native
 from gatewise.errors import InputError
 from gatewise.ops.call import Call, Direction
-from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory
-from gatewise.ops.native import dense, described
+from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory, keeps
+from gatewise.ops.native import dense, described, empty
 from gatewise.ops.plain import reference
 from gatewise.reference import State, Weights
 from gatewise.spec import Variant
@@ -28,7 +28,6 @@ DIRECT = ("auto", "native")
 """The backends that this stands for."""
 
 _FLOAT = 4
-_empty = partial(torch.empty, dtype=torch.float32, device=torch.device("cpu"))  # whatever the defaults
 
 
 def undisturbed() -> bool:
@@ -130,14 +129,14 @@ class Direct:
         """Return y and the final states; the outputs of every layer; and what the engine kept."""
         first, second, _ = x.shape
         rows = first if batch_first else second
-        final = [_empty((self.count, rows, size)) for size in self.sizes]
+        final = [empty((self.count, rows, size)) for size in self.sizes]
         outputs: list[Tensor] = []
         tapes: list[Any] = []
         threads = torch.get_num_threads()
         for number, layer in enumerate(self.layers):
             side = number % self.directions
             if not side:
-                outputs.append(_empty((first, second, self.width * self.directions)))
+                outputs.append(empty((first, second, self.width * self.directions)))
             tapes.append(
                 _native.forward(
                     layer,
@@ -170,11 +169,13 @@ class Direct:
         if not self._fits(x, cast("State | None", hx), weights, ctx.batch_first):
             raise InputError("a tensor that backward needs has changed its memory since the forward call.")
         batch_first, outputs = ctx.batch_first, [*ctx.inner, dense(y)]
+        if None in ctx.tapes:
+            _, outputs, ctx.tapes = self.forward(x, hx, weights, batch_first, "all")
         wants_x, wants_states, wants_weights = _wanted(ctx)
         dy = None if gradients[0] is None else dense(gradients[0])
         dfinal = [None if part is None else dense(part) for part in gradients[1:]]
-        dweights = [torch.empty_like(w) if want else None for w, want in zip(weights, wants_weights, strict=True)]
-        dstates = [torch.empty_like(s) if want else None for s, want in zip(hx or (), wants_states, strict=True)]
+        dweights = [empty(w.shape) if want else None for w, want in zip(weights, wants_weights, strict=True)]
+        dstates = [empty(s.shape) if want else None for s, want in zip(hx or (), wants_states, strict=True)]
         threads = torch.get_num_threads()
         dx: Tensor | None = None
         for number in reversed(range(self.count)):
@@ -185,7 +186,7 @@ class Direct:
             # The backward direction comes first here, and the forward one adds to what it wrote.
             adds = self.directions == 2 and not side
             if not adds and (below >= 0 or wants_x):
-                dx = _empty(fed.shape)
+                dx = empty(fed.shape)
             _native.backward(
                 self.layers[number],
                 ctx.tapes[number],
@@ -218,10 +219,10 @@ class _Stack(torch.autograd.Function):
         ctx.direct, ctx.batch_first, ctx.start = direct, batch_first, start
         ctx.set_materialize_grads(False)
         hx = given[1:start] if given_state else None
-        results, outputs, ctx.tapes = direct.forward(given[0], hx, given[start:], batch_first, save)
+        results, outputs, ctx.tapes = direct.forward(given[0], hx, given[start:], batch_first, keeps(save))
         # The last output is the caller's, who may change it: it is saved as such, so that autograd watches it.
-        ctx.inner = outputs[:-1]
-        ctx.shapes = [tensor.shape for tensor in given]
+        ctx.inner = outputs[:-1] if None not in ctx.tapes else ()
+        ctx.shapes = [outputs[-1].shape, *(tensor.shape for tensor in given)]
         ctx.save_for_backward(outputs[-1], *given)
         return results
 
@@ -231,7 +232,7 @@ class _Stack(torch.autograd.Function):
         if torch.is_grad_enabled() or not has_memory(gradients):
             wanted = ctx.needs_input_grad[4:]
             return None, None, None, None, *by_reference(partial(_by_reference, ctx), given, wanted, gradients)
-        check_unchanged(given, ctx.shapes)
+        check_unchanged([y, *given], ctx.shapes)
         dx, dstates, dweights = ctx.direct.backward(ctx, y, given, gradients)
         if frees_graph():
             ctx.tapes = ctx.inner = ()

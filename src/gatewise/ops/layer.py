@@ -135,8 +135,12 @@ def explain(
     backend: str = "auto",
 ) -> Choice:
     """Tell which backend ``layer`` would use for this call, and why; raises what ``layer`` would raise."""
-    call, _ = _checked(Call(x, directions, variant, None, reset, trace), lengths, None)
-    return choose(backend, x, obstacles(call))
+    call, casts = _checked(Call(x, directions, variant, None, reset, trace), lengths, None)
+    if not casts:
+        return choose(backend, x, obstacles(call))
+    with torch.autocast(x.device.type, enabled=False):
+        call = _converted(call, torch.float32)
+        return choose(backend, call.x, obstacles(call))
 
 
 def _checked(call: Call, lengths: Tensor | Sequence[int] | None, out: Tensor | None) -> tuple[Call, bool]:

@@ -5,6 +5,7 @@ have been checked before (``checks``, ``support``). What cannot be checked, here
 resizes or replaces a tensor's memory during the call.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from gatewise import _native
 from gatewise.errors import InputError
 from gatewise.machine import isa
 from gatewise.ops.call import Call, Direction, Result, assembled, flat, grouped, named, rows_of, tensors
-from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory
+from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory, keeps
 from gatewise.ops.plain import reference
 from gatewise.reference import Noise, State, Weights, over_time, traced_names
 from gatewise.spec import Variant, parse_variant
@@ -50,14 +51,14 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *given: Tensor) -> tuple[Tensor, ...]:
-        run = _run(call, None, keep=call.save)
+        run = _run(call, None, keep=keeps(call.save))
         ctx.set_materialize_grads(False)
         # Without its tensors, which ctx must get through save_for_backward or not at all. The others are copied: the
         # caller may change them.
-        lengths, reset = (None if tensor is None else tensor.clone() for tensor in (call.lengths, call.reset))
+        lengths, reset = (None if tensor is None else dense(tensor).clone() for tensor in (call.lengths, call.reset))
         ctx.call = call._replace(x=None, directions=(), lengths=lengths, reset=reset)
         ctx.rows = rows_of(call)
-        ctx.shapes = [tensor.shape for tensor in given]
+        ctx.shapes = [run.result.y.shape, *(tensor.shape for tensor in given)]
         ctx.tapes = run.tapes
         ctx.save_for_backward(run.result.y, *given)
         return tuple(flat(run.result))
@@ -68,12 +69,16 @@ class _Layer(torch.autograd.Function):
         wanted = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled() or not has_memory(gradients):
 
-            def run(inputs: list[Tensor]) -> list[Tensor]:
+            def again(inputs: list[Tensor]) -> list[Tensor]:
                 return flat(reference(assembled(inputs, ctx.rows, ctx.call), None))
 
-            return None, *by_reference(run, given, wanted, gradients)
-        check_unchanged(given, ctx.shapes)
-        found = _backward(assembled(given, ctx.rows, ctx.call), y, ctx.tapes, wanted, gradients)
+            return None, *by_reference(again, given, wanted, gradients)
+        check_unchanged([y, *given], ctx.shapes)
+        call = assembled(given, ctx.rows, ctx.call)
+        if None in ctx.tapes:
+            run = _run(call._replace(trace=False), None, keep="all")
+            y, ctx.tapes = run.result.y, run.tapes
+        found = _backward(call, _rows(y), ctx.tapes, wanted, gradients)
         if frees_graph():
             ctx.tapes = ()
         return None, *found
@@ -118,7 +123,7 @@ def _backward(
     width = call.variant.output_size(inputs.hidden)
     dy, dfinals, dtraces = grouped(call, gradients)
     dy = None if dy is None else _rows(dy)
-    dx = torch.empty_like(inputs.x) if wanted[0] else None
+    dx = _outputs(inputs.x, inputs.x.shape[2]) if wanted[0] else None
     found: list[Tensor | None] = [dx]
     at = 1
     for number, direction in enumerate(inputs.directions):
@@ -166,8 +171,8 @@ class _Inputs:
 
     def __init__(self, call: Call):
         self.x = _rows(call.x)
-        self.lengths = None if call.lengths is None else call.lengths.contiguous()
-        self.reset = None if call.reset is None else call.reset.contiguous()
+        self.lengths = None if call.lengths is None else dense(call.lengths)
+        self.reset = None if call.reset is None else dense(call.reset)
         self.directions = [_prepared(direction) for direction in call.directions]
         self.hidden = call.directions[0].weights.weight_ih.shape[0] // len(call.variant.cell.learned)
         has_bias = call.directions[0].weights.bias_ih is not None
@@ -240,8 +245,22 @@ def _outputs(x: Tensor, width: int) -> Tensor:
     """Return an uninitialised [T, B, width] in the memory order of x, so that batch-major input gives the same."""
     steps, rows, _ = x.shape
     if x.stride(1) > x.stride(0):
-        return x.new_empty((rows, steps, width)).transpose(0, 1)
-    return x.new_empty((steps, rows, width))
+        return empty((rows, steps, width)).transpose(0, 1)
+    return empty((steps, rows, width))
+
+
+_KEPT = 1 << 16
+"""From how many elements on memory is the engine's: the system takes large pieces back and hands them out anew."""
+
+_CPU = torch.device("cpu")
+
+
+def empty(shape: Sequence[int]) -> Tensor:
+    """Return an uninitialised float32 tensor, whatever torch's defaults are."""
+    count = math.prod(shape)
+    if count < _KEPT or torch.are_deterministic_algorithms_enabled():
+        return torch.empty(shape, dtype=torch.float32, device=_CPU)
+    return torch.from_numpy(_native.empty(count)).view(shape)
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -256,11 +275,11 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """Return a tensor whose memory exists and holds its values, at addresses that float32 may have."""
+    """Return a tensor whose memory exists and holds its values, at addresses that its dtype may have."""
     _check_storage(tensor)
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
-    return tensor.clone() if tensor.data_ptr() % _FLOAT else tensor
+    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
 
 
 def _check_storage(tensor: Tensor) -> None:
@@ -270,5 +289,8 @@ def _check_storage(tensor: Tensor) -> None:
         return
     if not tensor.is_contiguous():
         count = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    if not tensor.data_ptr() or (tensor.storage_offset() + count) * _FLOAT > tensor.untyped_storage().nbytes():
+    if (
+        not tensor.data_ptr()
+        or (tensor.storage_offset() + count) * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
         raise InputError("a tensor's storage is smaller than its shape; it was freed or resized, or never allocated.")

@@ -215,7 +215,13 @@ struct FromOutput {
   for (std::size_t r = 0; !block.extras && row.update == Update::kAdditive && r < block.rows; ++r) {
     const Point point = {row, block, r, block.gates + r * line, sums, nullptr};
     shown[r][0] = updated(row, gates_of(row, point), load(block.c_old + r * kWidth));
-    shown[r][1] = squash(row.output, shown[r][0]);
+    if (r % 2) {
+      const Pair squashed = squash(row.output, Pair{shown[r - 1][0], shown[r][0]});
+      shown[r - 1][1] = squashed.a;
+      shown[r][1] = squashed.b;
+    } else if (r + 1 == block.rows) {
+      shown[r][1] = squash(row.output, shown[r][0]);
+    }
   }
   for (std::size_t r = 0; r < block.rows; ++r) {
     const Point point = {row, block, r, block.gates + r * line, sums, shown[r]};

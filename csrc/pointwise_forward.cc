@@ -24,18 +24,8 @@ struct Point {
     return extras && extras->clips ? clamp(value, extras->clip) : value;
   }
 
-  // Whether a gate is activated before the cell is computed; see run().
-  [[gnu::always_inline]] bool early(Gate gate) const {
-    return !block.extras && row.learned(gate) && row.gates[gate].peep != Peep::kAfter;
-  }
-
   // A learned gate's activation, which is also kept.
   [[gnu::always_inline]] Floats gate(Gate gate, Floats c) const {
-    if (early(gate)) return load(gates + row.slot(gate) * kWidth);
-    return activate(gate, c);
-  }
-
-  [[gnu::always_inline]] Floats activate(Gate gate, Floats c) const {
     const Floats value = squash(row.gates[gate].squash, pre(gate, c));
     if (!(block.extras && block.extras->keeps_pre)) store(gates + row.slot(gate) * kWidth, value);
     show(gate, value);
@@ -163,13 +153,6 @@ struct Point {
 
 [[gnu::always_inline]] inline void run(const Row& row, const ForwardBlock& block) {
   const std::size_t line = row.learned_count() * kWidth;
-  // One function after the other leaves a core waiting for results; all rows' gates first keep it busy.
-  for (std::size_t r = 0; r < block.rows; ++r) {
-    const Point point = {row, block, r, block.gates + r * line};
-    each_gate([&](Gate gate) __attribute__((always_inline)) {
-      if (point.early(gate)) point.activate(gate, load(block.c + r * kWidth));
-    });
-  }
   for (std::size_t r = 0; r < block.rows; ++r) {
     const Point point = {row, block, r, block.gates + r * line};
     if (row.update == Update::kRecurrent)
@@ -181,12 +164,71 @@ struct Point {
   }
 }
 
+// Calls two(r) for rows r and r + 1, and one(r) for what is left over.
+template <class One, class Two>
+[[gnu::always_inline]] inline void in_pairs(std::size_t rows, One one, Two two) {
+  std::size_t r = 0;
+  for (; r + 2 <= rows; r += 2) two(r);
+  if (r < rows) one(r);
+}
+
+// A gate's activations, of all rows. What it peeps at is c as it stands.
+[[gnu::always_inline]] inline void activate(const Row& row, const ForwardBlock& block, Gate gate) {
+  const std::size_t line = row.learned_count() * kWidth;
+  float* const gates = block.gates + row.slot(gate) * kWidth;
+  const Squash function = row.gates[gate].squash;
+  const auto pre = [&](std::size_t r) __attribute__((always_inline)) {
+    const Floats value = load(gates + r * line);
+    if (row.gates[gate].peep == Peep::kNone) return value;
+    return fma(load(block.peep[gate]), load(block.c + r * kWidth), value);
+  };
+  in_pairs(
+      block.rows,
+      [&](std::size_t r) __attribute__((always_inline)) { store(gates + r * line, squash(function, pre(r))); },
+      [&](std::size_t r) __attribute__((always_inline)) {
+        const Pair value = squash(function, Pair{pre(r), pre(r + 1)});
+        store(gates + r * line, value.a);
+        store(gates + (r + 1) * line, value.b);
+      });
+}
+
+// An additive cell without options: function by function for all rows, which keeps a core busy.
+[[gnu::always_inline]] inline void plain(const Row& row, const ForwardBlock& block) {
+  const std::size_t line = row.learned_count() * kWidth;
+  each_gate([&](Gate gate) __attribute__((always_inline)) {
+    if (row.learned(gate) && row.gates[gate].peep != Peep::kAfter) activate(row, block, gate);
+  });
+  const auto value = [&](Gate gate, std::size_t r) __attribute__((always_inline)) {
+    return row.learned(gate) ? load(block.gates + r * line + row.slot(gate) * kWidth) : broadcast(1.0f);
+  };
+  for (std::size_t r = 0; r < block.rows; ++r) {
+    Floats i = value(kI, r), f = value(kF, r);
+    if (row.gates[kI].kind == Kind::kCoupled) i = 1.0f - f;
+    if (row.gates[kF].kind == Kind::kCoupled) f = 1.0f - i;
+    const Floats c = updated(row, i, f, value(kG, r), load(block.c + r * kWidth));
+    store(block.c + r * kWidth, c);
+    if (block.kept) store(block.kept + r * kWidth, c);
+  }
+  if (row.learned(kO) && row.gates[kO].peep == Peep::kAfter) activate(row, block, kO);
+  const auto finish = [&](std::size_t r, Floats squashed) __attribute__((always_inline)) {
+    const Point point = {row, block, r, nullptr};
+    point.put(block.out, row.learned(kO) ? value(kO, r) * squashed : squashed);
+  };
+  const auto c_of = [&](std::size_t r) __attribute__((always_inline)) { return load(block.c + r * kWidth); };
+  in_pairs(
+      block.rows, [&](std::size_t r) __attribute__((always_inline)) { finish(r, squash(row.output, c_of(r))); },
+      [&](std::size_t r) __attribute__((always_inline)) {
+        const Pair squashed = squash(row.output, Pair{c_of(r), c_of(r + 1)});
+        finish(r, squashed.a);
+        finish(r + 1, squashed.b);
+      });
+}
+
 void any(const Row& row, const ForwardBlock& block) { run(row, block); }
 
 template <std::size_t kIndex>
 void compiled(const Row&, const ForwardBlock& block) {
-  if (block.extras) __builtin_unreachable();
-  run(kRows[kIndex], block);
+  plain(kRows[kIndex], block);
 }
 
 template <std::size_t... kIndex>

@@ -7,20 +7,21 @@
 namespace gatewise {
 namespace GATEWISE_ISA {
 
-[[gnu::always_inline]] inline Floats squash(Squash function, Floats x) {
+template <class V>
+[[gnu::always_inline]] inline V squash(Squash function, V x) {
   switch (function) {
     case Squash::kSigmoid:
       return sigmoid(x);
     case Squash::kTanh:
       return tanh(x);
     case Squash::kRelu:
-      return x < 0.0f ? broadcast(0.0f) : x;  // NaN stays
+      return below(x, 0.0f, V{}, x);  // NaN stays
     case Squash::kIdentity:
       return x;
     case Squash::kWideSigmoid:
-      return fma(broadcast(4.0f), sigmoid(x), broadcast(-2.0f));
+      return fma(sigmoid(x), 4.0f, -2.0f);
     case Squash::kCentredSigmoid:
-      return fma(broadcast(2.0f), sigmoid(x), broadcast(-1.0f));
+      return fma(sigmoid(x), 2.0f, -1.0f);
     case Squash::kExp:
       return exp(x);
   }

@@ -63,7 +63,7 @@ const Kernels kernels = {GATEWISE_NAME(GATEWISE_ISA),
                          backward,
                          reduce,
                          unpack,
-                         {apply<exp>, apply<sigmoid>, apply<tanh>}};
+                         {apply<exp<Floats>>, apply<sigmoid<Floats>>, apply<tanh<Floats>>}};
 
 }  // namespace GATEWISE_ISA
 }  // namespace gatewise

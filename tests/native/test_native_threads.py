@@ -295,6 +295,8 @@ class Encoded(Dataset[Tensor]):
         return torch.cat([y.detach().flatten(), *(gradient.flatten() for gradient in found)])
 
 
+# Where JAX is loaded it warns of every fork, whatever the child does.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 def test_workers_of_a_data_loader():
     torch.set_num_threads(2)
     rows = Encoded(build("peephole"))

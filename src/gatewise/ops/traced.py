@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd.function import FunctionCtx
 
-from gatewise.ops.call import Call, Result, describe, rebuild, tensors
+from gatewise.ops.call import Call, Result, describe, flat, grouped, rebuild, tensors
 from gatewise.ops.checks import checked_lengths
 from gatewise.ops.serve import serve
 from gatewise.reference import over_time, traced_names
@@ -29,10 +29,11 @@ def traced(call: Call, backend: str) -> Result:
         places.append(next(place for place, other in enumerate(given) if other is tensor))
     described = describe(call, backend, places)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
-        flat = _Layer.apply(described, call.lengths, call.reset, *given)
+        values = _Layer.apply(described, call.lengths, call.reset, *given)
     else:
-        flat = layer_forward(given, call.lengths, call.reset, described)
-    return _packed(call, list(flat))
+        values = layer_forward(given, call.lengths, call.reset, described)
+    y, states, traces = grouped(call, values)
+    return Result(y, [tuple(state) for state in states], traces)
 
 
 def _operator(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
@@ -62,7 +63,7 @@ def layer_forward(
         # They had no values while the graph was traced.
         checked_lengths(lengths, call.x)
     # Results must be dense, as the tracer was told, and may not share memory with what came in or with each other.
-    return [tensor.clone(memory_format=torch.contiguous_format) for tensor in _flat(serve(call, backend))]
+    return [tensor.clone(memory_format=torch.contiguous_format) for tensor in flat(serve(call, backend))]
 
 
 @torch.library.register_fake("gatewise::layer_forward")
@@ -100,7 +101,7 @@ def layer_backward(
         copies = [_normal(tensor).detach() for tensor in given]
         leaves = [tensor.requires_grad_(want) for tensor, want in zip(copies, wanted, strict=True)]
         call, backend = rebuild(described, leaves, lengths, reset)
-        outputs = _flat(serve(call, backend))
+        outputs = flat(serve(call, backend))
         inputs = [leaf for leaf in leaves if leaf.requires_grad]
         # Some outputs depend on no leaf that wants a gradient: a state that comes back from an empty sequence.
         pairs = [(out, _normal(grad)) for out, grad in zip(outputs, gradients, strict=True) if out.requires_grad]
@@ -147,20 +148,3 @@ class _Layer(torch.autograd.Function):
         dense = [gradient.contiguous() for gradient in gradients]
         found = iter(layer_backward(dense, given, lengths, reset, ctx.described, wanted=wanted))
         return (None, None, None, *(next(found) if want else None for want in wanted))
-
-
-def _flat(result: Result) -> list[Tensor]:
-    return [
-        result.y,
-        *(part for state in result.states for part in state),
-        *(value for trace in result.traces for value in trace.values()),
-    ]
-
-
-def _packed(call: Call, flat: list[Tensor]) -> Result:
-    """Undo ``_flat``."""
-    remaining = iter(flat)
-    y = next(remaining)
-    states = [tuple(next(remaining) for _ in direction.state) for direction in call.directions]
-    names = traced_names(call.variant) if call.trace else ()
-    return Result(y, states, [{name: next(remaining) for name in names} for _ in call.directions if names])

@@ -7,6 +7,7 @@ import re
 import warnings
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from html import escape
 from io import BytesIO, StringIO
 from typing import Any
@@ -135,9 +136,19 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     body = re.sub(r'(<image [^>]*) id="[^"]*"', r"\1", body)
     body = re.sub(r"(<(?:use|image) [^>]*?)xlink:href", r"\1href", body)
     body = re.sub(r"<path [^>]*", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), body)
+    body = _renamed_clips(body, name)
     body = re.sub(r'(<image [^>]*?base64,)([^"]*)', lambda tag: tag[1] + _repack(tag[2]), body)
     width, height = (72 * side for side in figure.get_size_inches())
     return f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}">{body}'
+
+
+def _renamed_clips(body: str, name: str) -> str:
+    """Give clip paths ids that depend on their order alone: the layout's last digits, in matplotlib's, vary."""
+    clips = dict.fromkeys(re.findall(r'<[^>]*clip-path="url\(#(p[0-9a-f]+)\)"', body))
+    for number, clip in enumerate(clips):
+        stable = "p" + sha256(f"{name} {number}".encode()).hexdigest()[:10]
+        body = re.sub(rf'(<[^>]*(?:url\(#|id=")){clip}(?=[")])', rf"\g<1>{stable}", body)
+    return body
 
 
 def _repack(png: str) -> str:

@@ -38,7 +38,11 @@ def main() -> int:
     """Run the command."""
     options = _arguments()
     if options.table:
-        print(markdown(json.loads(options.table.read_text())), end="")
+        try:
+            measured = json.loads(options.table.read_text())
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--table needs a file that --json wrote: {error}") from None
+        print(markdown(measured), end="")
         return 0
     chosen = [case for case in cases(options.suite) if re.search(options.filter, case.name)]
     if not chosen:

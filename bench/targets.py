@@ -159,7 +159,9 @@ def _products(problem: Problem) -> float:
     return problem.products / problem.plain.products
 
 
-_FROM_32: Where = lambda row: row.problem.B >= 32 and row.problem.H >= 32  # noqa: E731
+def _from_32(row: Row) -> bool:
+    return row.problem.B >= 32 and row.problem.H >= 32
+
 
 GROUPS = (
     Group(
@@ -225,7 +227,7 @@ GROUPS = (
         "training step of other cells, B ≥ 32, H ≥ 32",
         "our vanilla cell",
         ("plain",),
-        lambda row: _cell(row) and _FROM_32(row),
+        lambda row: _cell(row) and _from_32(row),
         (
             Target(f"{', '.join(CELLS)}: time", 1.15, lambda row: row.problem.cell in CELLS, cost=True),
             Target(

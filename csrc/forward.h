@@ -17,7 +17,7 @@ struct Piece {
   std::size_t from, count, at;
 };
 
-// Pieces first <= p < last are multiplied while their weights stay in the first-level cache.
+// Pieces first <= p < last are multiplied while their weights stay in the second-level cache.
 struct PieceGroup {
   std::size_t first, last;
 };

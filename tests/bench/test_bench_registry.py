@@ -4,7 +4,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
@@ -189,7 +189,9 @@ def test_a_peer_that_computes_something_else_is_refused():
     ],
 )
 def test_check(results: Results, why: str):
-    exact: Callable[[], Results] = lambda: {"y": torch.ones(2)}  # noqa: E731
+    def exact() -> Results:
+        return {"y": torch.ones(2)}
+
     said = Check(exact, exact).differing(results, exact())
     assert said.startswith(why)
     assert bool(said) == bool(why)

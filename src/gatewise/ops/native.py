@@ -256,7 +256,7 @@ _CPU = torch.device("cpu")
 
 
 def empty(shape: Sequence[int]) -> Tensor:
-    """Return an uninitialised float32 tensor, whatever torch's defaults are."""
+    """Return an uninitialised float32 tensor, whatever torch's defaults are; torch cannot resize a large one."""
     count = math.prod(shape)
     if count < _KEPT or torch.are_deterministic_algorithms_enabled():
         return torch.empty(shape, dtype=torch.float32, device=_CPU)

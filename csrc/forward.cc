@@ -10,7 +10,6 @@
 
 namespace gatewise {
 namespace GATEWISE_ISA {
-namespace {
 
 // A tile of pre-activations.
 struct GateTile {
@@ -26,12 +25,14 @@ struct GateTile {
 
   template <std::size_t kRows, std::size_t kVectors>
   void run(std::size_t row) const {
-    Tile<kRows, kVectors> sum = {};
+    Tile<kRows, kVectors> sum;
     float* at = gates + row * stride;
     if (!begins)
       load_tile<kRows, kVectors>(sum, at, stride, kWidth);
     else if (bias)
       load_tile<kRows, kVectors>(sum, bias, 0, kWidth);
+    else
+      clear_tile<kRows, kVectors>(sum);
     for (std::size_t p = first; p < last; ++p) {
       const Piece& piece = pieces[p];
       const float* rows[kRows];
@@ -44,6 +45,41 @@ struct GateTile {
     store_tile<kRows, kVectors>(sum, at, stride, kWidth);
   }
 };
+
+namespace {
+
+// The pre-activations of a single row in kBlocks blocks: those of one block are too few sums to hide how long an
+// addition takes.
+template <std::size_t kBlocks, std::size_t kVectors>
+void single_row(const GateTile& tile, std::size_t apart) {
+  constexpr std::size_t kLine = kVectors * kWidth;
+  Tile<kBlocks, kVectors> sum;
+#pragma GCC unroll 2
+  for (std::size_t b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kVectors; ++v)
+      sum[b][v] = load((tile.begins ? tile.bias + b * apart : tile.gates + b * kLine) + v * kWidth);
+  for (std::size_t p = tile.first; p < tile.last; ++p) {
+    const Piece& piece = tile.pieces[p];
+    const float* const row = tile.source[piece.source][0] + piece.from;
+    const float* weights = tile.block + piece.at;
+#pragma GCC unroll 2
+    for (std::size_t k = 0; k < piece.count; ++k, weights += kLine) {
+      const Floats value = broadcast(row[k]);
+#pragma GCC unroll 2
+      for (std::size_t b = 0; b < kBlocks; ++b)
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < kVectors; ++v)
+          sum[b][v] = fma(load(weights + b * apart + v * kWidth), value, sum[b][v]);
+    }
+  }
+  store_tile<kBlocks, kVectors>(sum, tile.gates, kLine, kWidth);
+}
+
+template <std::size_t kVectors>
+void single_row(const GateTile& tile, std::size_t blocks, std::size_t apart) {
+  return blocks == 2 ? single_row<2, kVectors>(tile, apart) : single_row<1, kVectors>(tile, apart);
+}
 
 }  // namespace
 
@@ -74,7 +110,8 @@ void ForwardGroup::take(Scratch& scratch) {
     rows.c = scratch.take((layer_.plain_states() - 1) * plane());
     const std::size_t most = job_.sequence->rows < kChunk ? job_.sequence->rows : kChunk;
     const std::size_t ahead = kAhead * layout_.blocks * most * layout_.line;
-    rows.gates = scratch.take(hoists() ? ahead : layer_.layer_norm ? layout_.blocks * block : block);
+    const std::size_t one = layout_.blocks * layout_.line > block ? layout_.blocks * layout_.line : block;
+    rows.gates = scratch.take(hoists() ? ahead : layer_.layer_norm ? layout_.blocks * block : one);
     rows.masked = scratch.take(job_.sequence->recurrent_mask ? kChunk * layer_.recurrent() : 0);
     rows.seen_rows = scratch.take(3 * kChunk * layout_.seen_depth);
     rows.m_rows = scratch.take(layer_.projected ? kChunk * layout_.padded : 0);
@@ -121,25 +158,33 @@ void ForwardGroup::plan_pieces() {
     }
 }
 
-void ForwardGroup::multiply_block(std::size_t block, std::size_t first, std::size_t last, const ForwardRows& rows,
-                                  bool begins, bool with_bias, float* gates) const {
+GateTile ForwardGroup::tile_of(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins,
+                               bool with_bias, float* gates) const {
   const float* packed = job_.packed + block * layout_.block;
-  const GateTile tile = {pieces_,
-                         first,
-                         last,
-                         {rows.source[0], rows.source[1], rows.source[2]},
-                         packed,
-                         begins,
-                         with_bias ? packed : nullptr,
-                         gates,
-                         layout_.line,
-                         layout_.seen_vectors};
-  tiles(tile, rows.active, layer_.gates());
+  return {pieces_,
+          pieces.first,
+          pieces.last,
+          {rows.source[0], rows.source[1], rows.source[2]},
+          packed,
+          begins,
+          with_bias ? packed : nullptr,
+          gates,
+          layout_.line,
+          layout_.seen_vectors};
+}
+
+void ForwardGroup::multiply_block(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins,
+                                  bool with_bias, float* gates) const {
+  tiles(tile_of(block, pieces, rows, begins, with_bias, gates), rows.active, layer_.gates());
 }
 
 // A block's gates in step s, where the products with x have been formed ahead or are begun now.
 float* ForwardGroup::step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const {
-  if (job_.saved.gates || !hoists()) return gates_at(rows, job_.saved.gates, rows.gates, s, block);
+  if (job_.saved.gates || !hoists()) {
+    // The blocks of a single row wait for one another.
+    float* const scratch = rows.gates + (single() ? block * layout_.line : 0);
+    return gates_at(rows, job_.saved.gates, scratch, s, block);
+  }
   const Chunk& chunk = *rows.chunk;
   const std::size_t begin = s - (s - job_.first) % kAhead;
   const std::size_t at = chunk.offset(s) - chunk.offset(begin);
@@ -183,36 +228,86 @@ void ForwardGroup::multiply_inputs(std::size_t s) {
 }
 
 void ForwardGroup::step(std::size_t s) {
+  if (single()) return single_step(s);
   const std::size_t first = hoists() ? input_groups_ : 0;
-  for (std::size_t block = 0; block < layout_.blocks; ++block) {
+  for (std::size_t i = 0; i < layout_.blocks; ++i) {
+    const std::size_t block = in_turn(s, i, layout_.blocks);
     for (std::size_t g = first; g < group_count_; ++g)
       for (std::size_t k = 0; k < job_.count; ++k) {
         const ForwardRows& rows = rows_[k];
         if (!rows.active) continue;
         float* gates = step_gates(rows, s, block);
-        multiply_block(block, groups_[g].first, groups_[g].last, rows, g == 0, true, gates);
+        multiply_block(block, groups_[g], rows, g == 0, true, gates);
         if (g + 1 == group_count_) cell(rows, s, block, gates, Stage::kWhole);
       }
   }
 }
 
-void ForwardGroup::cell(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates, Stage stage) const {
-  const Sequence& sequence = *job_.sequence;
-  ForwardBlock at;
-  at.rows = rows.active;
-  at.lanes = lanes_of(block, layer_.hidden);
-  at.column = block * kWidth;
-  at.gates = gates;
-  at.c = rows.c + block * kVectorStride;
-  at.plane = plane();
-  if (job_.saved.cells && !job_.again) {
-    at.kept =
-        job_.saved.cells + (rows.chunk->base + rows.chunk->offset(s)) * layout_.padded + block * rows.active * kWidth;
-    at.kept_plane = job_.saved.plane;
+// The only row's products two blocks at a time, then its cells all together.
+void ForwardGroup::single_step(std::size_t s) {
+  const ForwardRows& rows = rows_[0];
+  const std::size_t pairs = (layout_.blocks + 1) / 2, first = hoists() ? input_groups_ : 0;
+  const PieceGroup pieces = {groups_[first].first, groups_[group_count_ - 1].last};
+  float* const gates = step_gates(rows, s, 0);
+  for (std::size_t i = 0; i < pairs; ++i) {
+    const std::size_t block = 2 * in_turn(s, i, pairs), blocks = block + 1 < layout_.blocks ? 2 : 1;
+    const GateTile tile = tile_of(block, pieces, rows, first == 0, true, gates + block * layout_.line);
+    switch (layer_.gates()) {
+      case 1:
+        single_row<1>(tile, blocks, layout_.block);
+        break;
+      case 2:
+        single_row<2>(tile, blocks, layout_.block);
+        break;
+      case 3:
+        single_row<3>(tile, blocks, layout_.block);
+        break;
+      default:
+        single_row<4>(tile, blocks, layout_.block);
+    }
   }
-  at.out = layer_.projected ? rows.unprojected : rows.y;
-  for (const Gate gate : {kI, kF, kO, kG}) at.peep[gate] = job_.packed + layout_.peep_at(gate) + block * kWidth;
+  ForwardBlock at = block_of(rows, s, 0, gates);
+  at.across = true;
+  at.rows = layout_.blocks;
+  at.lanes = lanes_of(layout_.blocks - 1, layer_.hidden);
+  at.c_stride = kVectorStride;
+  at.peep_stride = kWidth;
+  point_(layer_.row, at);
+}
+
+ForwardBlock ForwardGroup::block_of(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates) const {
+  float* kept = nullptr;
+  if (job_.saved.cells && !job_.again)
+    kept =
+        job_.saved.cells + (rows.chunk->base + rows.chunk->offset(s)) * layout_.padded + block * rows.active * kWidth;
+  const float* const peep = job_.packed + block * kWidth;
+  return {.rows = rows.active,
+          .lanes = lanes_of(block, layer_.hidden),
+          .column = block * kWidth,
+          .across = false,
+          .gates = gates,
+          .c = rows.c + block * kVectorStride,
+          .c_stride = kWidth,
+          .plane = plane(),
+          .kept = kept,
+          .kept_plane = job_.saved.plane,
+          .out = layer_.projected ? rows.unprojected : rows.y,
+          .peep = {peep + layout_.peep_at(kI), peep + layout_.peep_at(kF), peep + layout_.peep_at(kO),
+                   peep + layout_.peep_at(kG)},
+          .peep_stride = 0,
+          .extras = nullptr};
+}
+
+void ForwardGroup::cell(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates, Stage stage) const {
+  ForwardBlock at = block_of(rows, s, block, gates);
   if (!options_) return point_(layer_.row, at);
+  const ForwardExtras extras = extras_of(rows, block, stage);
+  at.extras = &extras;
+  point_(layer_.row, at);
+}
+
+ForwardExtras ForwardGroup::extras_of(const ForwardRows& rows, std::size_t block, Stage stage) const {
+  const Sequence& sequence = *job_.sequence;
   ForwardExtras extras;
   extras.stage = stage;
   extras.clips = layer_.clips;
@@ -229,8 +324,7 @@ void ForwardGroup::cell(const ForwardRows& rows, std::size_t s, std::size_t bloc
   extras.c_scale = rows.stats + kChunk;
   extras.c_gain = job_.packed + layout_.cell_gain_at(false) + block * kWidth;
   extras.c_bias = job_.packed + layout_.cell_gain_at(true) + block * kWidth;
-  at.extras = &extras;
-  point_(layer_.row, at);
+  return extras;
 }
 
 std::size_t forward_scratch(const Layer& layer, const Sequence& sequence) {

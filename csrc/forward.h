@@ -22,6 +22,11 @@ struct PieceGroup {
   std::size_t first, last;
 };
 
+// Blocks are taken to and fro: what a step used last is still in a near cache when the next one begins.
+inline std::size_t in_turn(std::size_t step, std::size_t i, std::size_t count) { return step % 2 ? count - 1 - i : i; }
+
+struct GateTile;
+
 // The rows of one chunk in forward. Arrays of pointers have kChunk elements.
 struct ForwardRows {
   const Chunk* chunk;
@@ -103,14 +108,26 @@ class ForwardGroup {
     return kept + (window(*rows.chunk, s) * layout_.blocks + block * rows.active) * layout_.line;
   }
 
-  void multiply_block(std::size_t block, std::size_t first, std::size_t last, const ForwardRows& rows, bool begins,
-                      bool with_bias, float* gates) const;
+  GateTile tile_of(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins, bool with_bias,
+                   float* gates) const;
+
+  void multiply_block(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins, bool with_bias,
+                      float* gates) const;
+
+  // Whether there is but one row, of a cell without options.
+  bool single() const { return job_.count == 1 && rows_[0].active == 1 && !options_; }
 
   float* step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const;
 
   void multiply_inputs(std::size_t s);
 
   void step(std::size_t s);
+
+  void single_step(std::size_t s);
+
+  ForwardBlock block_of(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates) const;
+
+  ForwardExtras extras_of(const ForwardRows& rows, std::size_t block, Stage stage) const;
 
   void cell(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates, Stage stage) const;
 

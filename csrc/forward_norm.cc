@@ -11,8 +11,8 @@ void ForwardGroup::normalised_step(std::size_t s) {
     for (std::size_t block = 0; block < layout_.blocks; ++block) {
       std::size_t of_x = 0;
       while (of_x < piece_count_ && pieces_[of_x].source == Piece::kX) ++of_x;
-      multiply_block(block, 0, of_x, rows, true, false, normed(rows, job_.saved.norm_x, rows.norm_x, s, block));
-      multiply_block(block, of_x, piece_count_, rows, true, false,
+      multiply_block(block, {0, of_x}, rows, true, false, normed(rows, job_.saved.norm_x, rows.norm_x, s, block));
+      multiply_block(block, {of_x, piece_count_}, rows, true, false,
                      normed(rows, job_.saved.norm_h, rows.norm_h, s, block));
     }
     for (std::size_t r = 0; r < rows.active; ++r) normalise(rows, s, r);

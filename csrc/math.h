@@ -5,12 +5,12 @@
 // tests/native/test_native_math.py repeats these numbers.
 #pragma once
 
-#include "pair.h"
+#include "twice.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {
 
-// All of this is for one vector (Floats) or two (Pair).
+// All of this is for one vector (Floats) or several side by side (Twice).
 
 // x = n ln2 + r with |r| <= ln2 / 2, and e^r = 1 + p.
 template <class V>

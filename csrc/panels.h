@@ -23,8 +23,8 @@ struct PanelTile {
 
   template <std::size_t kRows, std::size_t kVectors>
   void run(std::size_t row) const {
-    Tile<kRows, kVectors> sum = {};
-    if (from) load_tile<kRows, kVectors>(sum, from + row * kWidth, kWidth, kVectorStride);
+    Tile<kRows, kVectors> sum;
+    begin(sum, row);
     if (rows) {
       const float* at[kRows];
       for (std::size_t r = 0; r < kRows; ++r) at[r] = rows[row + r] + first;
@@ -42,7 +42,46 @@ struct PanelTile {
     }
     store_tile<kRows, kVectors>(sum, to + row * kWidth, kWidth, kVectorStride);
   }
+
+  template <std::size_t kRows, std::size_t kVectors>
+  [[gnu::always_inline]] void begin(Tile<kRows, kVectors>& sum, std::size_t row) const {
+    if (from)
+      load_tile<kRows, kVectors>(sum, from + row * kWidth, kWidth, kVectorStride);
+    else
+      clear_tile<kRows, kVectors>(sum);
+  }
 };
+
+// One row of gates by two panels at once: the sums of one are too few to hide how long an addition takes.
+template <std::size_t kFirst, std::size_t kSecond>
+void two_panels(const PanelTile& one, const PanelTile& two) {
+  Tile<1, kFirst> a;
+  Tile<1, kSecond> b;
+  one.begin(a, 0);
+  two.begin(b, 0);
+  const float* panel_a = one.panel + one.first * one.gates * kFirst * kWidth;
+  const float* panel_b = two.panel + two.first * two.gates * kSecond * kWidth;
+  const float* lines = one.lines + one.first / kWidth * one.block;
+  for (std::size_t unit = one.first; unit < one.last; unit += kWidth, lines += one.block) {
+    const std::size_t lanes = one.last - unit < kWidth ? one.last - unit : kWidth;
+    for (std::size_t lane = 0; lane < lanes; ++lane)
+#pragma GCC unroll 4
+      for (std::size_t gate = 0; gate < one.gates; ++gate) {
+        const auto value = [&](std::size_t) { return broadcast(lines[gate * kWidth + lane]); };
+        add_products<kFirst>(a, panel_a, value);
+        add_products<kSecond>(b, panel_b, value);
+        panel_a += kFirst * kWidth;
+        panel_b += kSecond * kWidth;
+      }
+  }
+  store_tile<1, kFirst>(a, one.to, kWidth, kVectorStride);
+  store_tile<1, kSecond>(b, two.to, kWidth, kVectorStride);
+}
+
+inline void two_panels(const PanelTile& one, std::size_t width, const PanelTile& two, std::size_t other) {
+  if (width == 2) return other == 2 ? two_panels<2, 2>(one, two) : two_panels<2, 3>(one, two);
+  return other == 2 ? two_panels<3, 2>(one, two) : two_panels<3, 3>(one, two);
+}
 
 // How much of a panel's depth stays in the second-level cache while the rows of all chunks use it.
 constexpr std::size_t kDepth = 1024;
@@ -62,21 +101,24 @@ inline void panel_products(const Panels& shape, const float* packed, const Panel
                            std::size_t gates) {
   const std::size_t per_unit = gates ? gates : 1;
   const std::size_t depth = shape.depth / per_unit, stride = kDepth / per_unit / kWidth * kWidth;
-  for (std::size_t p = 0; p < shape.count(); ++p) {
+  const bool single = count == 1 && chunks[0].active == 1 && chunks[0].lines;
+  for (std::size_t p = 0, taken = 1; p < shape.count(); p += taken) {
+    // A matrix of more than one panel has none narrower than two vectors.
+    taken = single && p + 1 < shape.count() ? 2 : 1;
     for (std::size_t first = 0; first < depth; first += stride) {
       const std::size_t last = first + stride < depth ? first + stride : depth;
-      for (std::size_t k = 0; k < count; ++k) {
-        const PanelChunk& chunk = chunks[k];
-        if (!chunk.active) continue;
-        PanelTile tile = {
-            chunk.rows,           chunk.lines, chunk.line, chunk.block, gates,
-            packed + shape.at(p), first,       last,       chunk.from,  chunk.to + shape.first(p) * kVectorStride};
-        if (first)
-          tile.from = tile.to;
-        else if (tile.from)
-          tile.from += shape.first(p) * kVectorStride;
-        tiles(tile, chunk.active, shape.vectors_of(p));
+      const auto tile_of = [&](const PanelChunk& chunk, std::size_t panel) {
+        const std::size_t at = shape.first(panel) * kVectorStride;
+        const float* const from = first ? chunk.to + at : chunk.from ? chunk.from + at : nullptr;
+        return PanelTile{chunk.rows, chunk.lines, chunk.line, chunk.block,  gates, packed + shape.at(panel),
+                         first,      last,        from,       chunk.to + at};
+      };
+      if (taken == 2) {
+        two_panels(tile_of(chunks[0], p), shape.vectors_of(p), tile_of(chunks[0], p + 1), shape.vectors_of(p + 1));
+        continue;
       }
+      for (std::size_t k = 0; k < count; ++k)
+        if (chunks[k].active) tiles(tile_of(chunks[k], p), chunks[k].active, shape.vectors_of(p));
     }
   }
 }

@@ -30,16 +30,30 @@ struct ForwardExtras {
   const float *c_gain = nullptr, *c_bias = nullptr;  // at the block
 };
 
+// All of it is set by those who call: to clear it first would take as long as a vector's functions.
+//
+// Usually a block of some rows. Of a single row all blocks are computed at once, in the place of rows.
 struct ForwardBlock {
-  std::size_t rows = 0, lanes = 0, column = 0;
-  float* gates = nullptr;  // [rows][line]: pre-activations in, activations out (pre-activations if keeps_pre)
-  float* c = nullptr;      // [rows][kWidth], in place; n and m lie `plane` further on each
-  std::size_t plane = 0;
-  float* kept = nullptr;  // the new c [rows][kWidth] for backward, n and m `kept_plane` further on; or null
-  std::size_t kept_plane = 0;
-  float* const* out = nullptr;            // rows of h, or of what is to be projected, written at `column`
-  const float* peep[kGates] = {};         // at the block
-  const ForwardExtras* extras = nullptr;  // null in the compiled rows
+  std::size_t rows, lanes, column;
+  bool across;   // blocks in the place of rows; `lanes` are those of the last one
+  float* gates;  // [rows][line]: pre-activations in, activations out (pre-activations if keeps_pre)
+  float* c;      // [rows][kWidth], `c_stride` apart, in place; n and m lie `plane` further on each
+  std::size_t c_stride, plane;
+  float* kept;  // the new c [rows][kWidth] for backward, n and m `kept_plane` further on; or null
+  std::size_t kept_plane;
+  float* const* out;          // rows of h, or of what is to be projected, written at `column`
+  const float* peep[kGates];  // at the block; the next one's lie `peep_stride` further on
+  std::size_t peep_stride;
+  const ForwardExtras* extras;  // null in the compiled rows
+
+  template <bool kAcross>
+  [[gnu::always_inline]] void put(std::size_t r, Floats value) const {
+    float* to = kAcross ? out[0] + r * kWidth : out[r] + column;
+    if (lanes == kWidth || (kAcross && r + 1 < rows))
+      store(to, value);
+    else
+      store_some(to, value, lanes);
+  }
 };
 
 struct BackwardExtras {

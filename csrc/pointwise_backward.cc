@@ -212,16 +212,15 @@ struct FromOutput {
   Sums sums;
   Floats shown[kChunk][2];
   // As in forward, all rows' functions first.
-  for (std::size_t r = 0; !block.extras && row.update == Update::kAdditive && r < block.rows; ++r) {
-    const Point point = {row, block, r, block.gates + r * line, sums, nullptr};
-    shown[r][0] = updated(row, gates_of(row, point), load(block.c_old + r * kWidth));
-    if (r % 2) {
-      const Pair squashed = squash(row.output, Pair{shown[r - 1][0], shown[r][0]});
-      shown[r - 1][1] = squashed.a;
-      shown[r][1] = squashed.b;
-    } else if (r + 1 == block.rows) {
-      shown[r][1] = squash(row.output, shown[r][0]);
-    }
+  if (!block.extras && row.update == Update::kAdditive) {
+    map(
+        block.rows,
+        [&](std::size_t r) __attribute__((always_inline)) {
+          const Point point = {row, block, r, block.gates + r * line, sums, nullptr};
+          return shown[r][0] = updated(row, gates_of(row, point), load(block.c_old + r * kWidth));
+        },
+        [&](auto c) __attribute__((always_inline)) { return squash(row.output, c); },
+        [&](std::size_t r, Floats squashed) __attribute__((always_inline)) { shown[r][1] = squashed; });
   }
   for (std::size_t r = 0; r < block.rows; ++r) {
     const Point point = {row, block, r, block.gates + r * line, sums, shown[r]};

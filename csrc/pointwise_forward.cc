@@ -18,7 +18,7 @@ struct Point {
     Floats value = load(at);
     const ForwardExtras* extras = block.extras;
     if (row.gates[gate].peep != Peep::kNone) {
-      value = fma(load(block.peep[gate]), c, value);
+      value = fma(load(block.peep[gate] + r * block.peep_stride), c, value);
       if (extras && extras->keeps_pre) store(at, value);
     }
     return extras && extras->clips ? clamp(value, extras->clip) : value;
@@ -59,7 +59,7 @@ struct Point {
   // The state after zoneout, kept for the next step and for backward.
   [[gnu::always_inline]] void keep(State state, Floats value) const {
     const std::size_t number = state - kC;
-    store(block.c + number * block.plane + r * kWidth, value);
+    store(block.c + number * block.plane + r * block.c_stride, value);
     if (block.kept) store(block.kept + number * block.kept_plane + r * kWidth, value);
     show(state, value);
   }
@@ -69,7 +69,7 @@ struct Point {
       const Floats old = get(block.extras->h_old);
       h = fma(get(block.extras->h_mask), h - old, old);
     }
-    put(block.out, h);
+    block.across ? block.put<true>(r, h) : block.put<false>(r, h);
     show(kH, h);
   }
 };
@@ -86,11 +86,11 @@ struct Point {
 [[gnu::always_inline]] inline void additive(const Row& row, const Point& point) {
   const ForwardBlock& block = point.block;
   const ForwardExtras* extras = block.extras;
-  const std::size_t at = point.r * kWidth;
+  const std::size_t at = point.r * kWidth, of_c = point.r * block.c_stride;
   const bool whole = !extras || extras->stage == Stage::kWhole;
   Floats c = {}, o = broadcast(1.0f);
   if (whole || extras->stage == Stage::kCell) {
-    const Floats old = load(block.c + at);
+    const Floats old = load(block.c + of_c);
     Floats i = broadcast(1.0f), f = i;
     if (row.learned(kI)) i = point.gate(kI, old);
     if (row.learned(kF)) f = point.gate(kF, old);
@@ -116,7 +116,7 @@ struct Point {
   }
   Floats kept = c;
   if (extras && extras->c_mask) {
-    const Floats old = load(block.c + at);
+    const Floats old = load(block.c + of_c);
     kept = fma(point.get(extras->c_mask), c - old, old);
   }
   point.keep(kC, kept);
@@ -127,7 +127,7 @@ struct Point {
 
 [[gnu::always_inline]] inline void exponential(const Row& row, const Point& point) {
   const ForwardBlock& block = point.block;
-  const std::size_t at = point.r * kWidth;
+  const std::size_t at = point.r * block.c_stride;
   const Floats none = {};
   const Floats log_i = point.pre(kI, none), log_f = log_sigmoid(point.pre(kF, none));
   const Floats c_old = load(block.c + at), n_old = load(block.c + block.plane + at);
@@ -164,37 +164,25 @@ struct Point {
   }
 }
 
-// Calls two(r) for rows r and r + 1, and one(r) for what is left over.
-template <class One, class Two>
-[[gnu::always_inline]] inline void in_pairs(std::size_t rows, One one, Two two) {
-  std::size_t r = 0;
-  for (; r + 2 <= rows; r += 2) two(r);
-  if (r < rows) one(r);
-}
-
 // A gate's activations, of all rows. What it peeps at is c as it stands.
 [[gnu::always_inline]] inline void activate(const Row& row, const ForwardBlock& block, Gate gate) {
   const std::size_t line = row.learned_count() * kWidth;
   float* const gates = block.gates + row.slot(gate) * kWidth;
-  const Squash function = row.gates[gate].squash;
   const auto pre = [&](std::size_t r) __attribute__((always_inline)) {
     const Floats value = load(gates + r * line);
     if (row.gates[gate].peep == Peep::kNone) return value;
-    return fma(load(block.peep[gate]), load(block.c + r * kWidth), value);
+    return fma(load(block.peep[gate] + r * block.peep_stride), load(block.c + r * block.c_stride), value);
   };
-  in_pairs(
-      block.rows,
-      [&](std::size_t r) __attribute__((always_inline)) { store(gates + r * line, squash(function, pre(r))); },
-      [&](std::size_t r) __attribute__((always_inline)) {
-        const Pair value = squash(function, Pair{pre(r), pre(r + 1)});
-        store(gates + r * line, value.a);
-        store(gates + (r + 1) * line, value.b);
-      });
+  const auto function = [&](auto value)
+                            __attribute__((always_inline)) { return squash(row.gates[gate].squash, value); };
+  map(block.rows, pre, function,
+      [&](std::size_t r, Floats value) __attribute__((always_inline)) { store(gates + r * line, value); });
 }
 
 // An additive cell without options: function by function for all rows, which keeps a core busy.
+template <bool kAcross>
 [[gnu::always_inline]] inline void plain(const Row& row, const ForwardBlock& block) {
-  const std::size_t line = row.learned_count() * kWidth;
+  const std::size_t line = row.learned_count() * kWidth, stride = kAcross ? block.c_stride : kWidth;
   each_gate([&](Gate gate) __attribute__((always_inline)) {
     if (row.learned(gate) && row.gates[gate].peep != Peep::kAfter) activate(row, block, gate);
   });
@@ -205,22 +193,16 @@ template <class One, class Two>
     Floats i = value(kI, r), f = value(kF, r);
     if (row.gates[kI].kind == Kind::kCoupled) i = 1.0f - f;
     if (row.gates[kF].kind == Kind::kCoupled) f = 1.0f - i;
-    const Floats c = updated(row, i, f, value(kG, r), load(block.c + r * kWidth));
-    store(block.c + r * kWidth, c);
+    const Floats c = updated(row, i, f, value(kG, r), load(block.c + r * stride));
+    store(block.c + r * stride, c);
     if (block.kept) store(block.kept + r * kWidth, c);
   }
   if (row.learned(kO) && row.gates[kO].peep == Peep::kAfter) activate(row, block, kO);
-  const auto finish = [&](std::size_t r, Floats squashed) __attribute__((always_inline)) {
-    const Point point = {row, block, r, nullptr};
-    point.put(block.out, row.learned(kO) ? value(kO, r) * squashed : squashed);
-  };
-  const auto c_of = [&](std::size_t r) __attribute__((always_inline)) { return load(block.c + r * kWidth); };
-  in_pairs(
-      block.rows, [&](std::size_t r) __attribute__((always_inline)) { finish(r, squash(row.output, c_of(r))); },
-      [&](std::size_t r) __attribute__((always_inline)) {
-        const Pair squashed = squash(row.output, Pair{c_of(r), c_of(r + 1)});
-        finish(r, squashed.a);
-        finish(r + 1, squashed.b);
+  map(
+      block.rows, [&](std::size_t r) __attribute__((always_inline)) { return load(block.c + r * stride); },
+      [&](auto c) __attribute__((always_inline)) { return squash(row.output, c); },
+      [&](std::size_t r, Floats squashed) __attribute__((always_inline)) {
+        block.put<kAcross>(r, row.learned(kO) ? value(kO, r) * squashed : squashed);
       });
 }
 
@@ -228,7 +210,7 @@ void any(const Row& row, const ForwardBlock& block) { run(row, block); }
 
 template <std::size_t kIndex>
 void compiled(const Row&, const ForwardBlock& block) {
-  plain(kRows[kIndex], block);
+  block.across ? plain<true>(kRows[kIndex], block) : plain<false>(kRows[kIndex], block);
 }
 
 template <std::size_t... kIndex>

@@ -26,13 +26,16 @@ struct OuterTile {
 
   template <std::size_t kColumns, std::size_t kVectors>
   void run(std::size_t column) const {
-    Tile<kColumns, kVectors> sum = {};
+    Tile<kColumns, kVectors> sum;
+    clear_tile<kColumns, kVectors>(sum);
     const float* const from = strip + column;
 #pragma GCC unroll 2
     for (std::size_t i = 0; i < count; ++i)
       add_products<kVectors>(sum, lines + i * kVectors * kWidth,
                              [&](std::size_t k) { return broadcast(from[i * kStrip + k]); });
+#pragma GCC unroll 8
     for (std::size_t k = 0; k < kColumns; ++k)
+#pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) {
         float* at = to + ((column + k) * kVectors + v) * kWidth;
         store(at, begins ? sum[k][v] : load(at) + sum[k][v]);

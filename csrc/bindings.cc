@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -16,7 +17,10 @@
 
 #include "dispatch.h"
 #include "engine.h"
+#include "python.h"
+#include "stack.h"
 #include "team.h"
+#include "tensor.h"
 
 namespace nb = nanobind;
 
@@ -35,13 +39,6 @@ template <class T, std::size_t kCount>
 void fill(T* (&to)[kCount], const Addresses& from) {
   if (from.size() > kCount) throw std::invalid_argument("too many addresses.");
   for (std::size_t i = 0; i < from.size(); ++i) to[i] = at<T>(from[i]);
-}
-
-template <class Word, std::size_t kCount>
-Word word(const char* const (&words)[kCount], const std::string& name) {
-  for (std::size_t i = 0; i < kCount; ++i)
-    if (name == words[i]) return static_cast<Word>(i);
-  throw std::invalid_argument("no word '" + name + "'.");
 }
 
 constexpr const char* kUpdates[] = {"recurrent", "additive", "exponential"};
@@ -105,34 +102,13 @@ Sequence make_sequence(bool reverse, const Addresses& call, const Addresses& sta
   return s;
 }
 
-// Lets Python see to its signals; an exception stays set and stops the work.
-void poll_signals(void* data) {
-  const nb::gil_scoped_acquire acquire;
-  if (PyErr_CheckSignals() != 0) static_cast<Interrupt*>(data)->stop = true;
-}
-
-// Runs work without the interpreter's lock; long work is interruptible.
-template <class Work>
-auto interruptible(Work work) {
-  Interrupt interrupt;
-  interrupt.poll = poll_signals;
-  interrupt.data = &interrupt;
-  try {
-    const nb::gil_scoped_release release;
-    return work(interrupt);
-  } catch (const Interrupted&) {
-    throw nb::python_error();
-  }
-}
-
 std::unique_ptr<Tape> run_forward(const Layer& layer, const Addresses& weights, bool reverse, const Addresses& call,
                                   const Addresses& state, const Addresses& start, const Addresses& final,
                                   const Addresses& trace, const std::string& keep, std::size_t threads) {
-  constexpr const char* kKeeps[] = {"nothing", "states", "all"};
   const Sequence sequence = make_sequence(reverse, call, state, start, final, trace);
   const float* given[kWeightKinds] = {};
   fill(given, weights);
-  const Keep kept = word<Keep>(kKeeps, keep);
+  const Keep kept = keep_named(keep);
   const Kernels& kernels = kernels_in_use();
   return interruptible(
       [&](Interrupt& interrupt) { return forward(kernels, layer, given, sequence, kept, threads, interrupt); });
@@ -158,10 +134,7 @@ void run_backward(const Layer& layer, Tape& tape, const Addresses& weights, bool
   fill(g.dstate, dstate);
   fill(g.dstart, dstart);
   fill(g.dweights, dweights);
-  interruptible([&](Interrupt& interrupt) {
-    backward(layer, given, sequence, g, tape, threads, interrupt);
-    return 0;
-  });
+  interruptible([&](Interrupt& interrupt) { backward(layer, given, sequence, g, tape, threads, interrupt); });
 }
 
 // Floats that are not initialised, in memory that is kept when they go.
@@ -209,6 +182,15 @@ NB_MODULE(_native, m) {
   m.def("layer", &make_layer, "inputs"_a, "hidden"_a, "update"_a, "gates"_a, "output"_a, "seen"_a, "bias"_a,
         "layer_norm"_a, "clip"_a.none(), "projected"_a, "beside"_a);
   m.def("empty", &empty, "count"_a);
+  nb::class_<Torch>(m, "Torch");
+  nb::class_<Kept>(m, "Kept");
+  nb::class_<Stack>(m, "Stack")
+      .def(nb::init<std::shared_ptr<const Torch>, std::vector<Layer>, std::size_t, bool, std::vector<std::size_t>,
+                    nb::tuple, const std::vector<std::vector<std::size_t>>&>())
+      .def("gather", &Stack::gather, "parameters"_a, "x"_a.none(), "states"_a.none(), "batch_first"_a)
+      .def("forward", &Stack::forward)
+      .def("backward", &Stack::backward);
+  m.def("torch", &Torch::make, "exchange"_a.none(), "kinds"_a, "kept"_a, "empty"_a, "dense"_a);
   m.def("forward", &run_forward);
   m.def("backward", &run_backward);
 }

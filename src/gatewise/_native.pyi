@@ -1,15 +1,64 @@
 """The compiled core (csrc/bindings.cc). Addresses are not checked here: gatewise.ops does that."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 class Layer:
     """What a layer computes: csrc/layer.h."""
 
 class Tape:
     """What forward kept for backward."""
+
+class Torch:
+    """How torch's tensors are read and made: csrc/tensor.h."""
+
+class Kept:
+    """What a stack's forward kept for its backward."""
+
+class Stack:
+    """The layers of a module as one call: csrc/stack.h. Tensors given are x, the initial states and the weights."""
+
+    def __init__(
+        self,
+        torch: Torch,
+        layers: Sequence[Layer],
+        directions: int,
+        step: bool,
+        places: Sequence[int],
+        names: tuple[str, ...],
+        shapes: Sequence[Sequence[int]],
+    ) -> None: ...
+    def gather(
+        self, parameters: Mapping[str, Tensor | None], x: object, states: object, batch_first: bool
+    ) -> tuple[tuple[Tensor, ...], bool] | None:
+        """Return the tensors of a call and whether one requires a gradient; None if some cannot be read as they are."""
+
+    def forward(
+        self, given: tuple[Tensor, ...], batch_first: bool, keep: str, threads: int
+    ) -> tuple[tuple[Tensor, ...], Kept | None]:
+        """Run the layers on what was gathered: the results, and what is kept unless ``keep`` is "nothing"."""
+
+    def backward(
+        self,
+        kept: Kept,
+        saved: tuple[Tensor, ...],
+        wanted: tuple[bool, ...],
+        gradients: tuple[Tensor | None, ...],
+        threads: int,
+    ) -> tuple[Tensor | None, ...] | None:
+        """Return the gradients, or None if a saved tensor (the first result, what was given) is not what it was."""
+
+def torch(
+    exchange: object,
+    kinds: tuple[type[Tensor], type[Tensor]],
+    kept: int,
+    empty: Callable[[Sequence[int]], Tensor],
+    dense: Callable[[Tensor], Tensor],
+) -> Torch | None:
+    """Read tensors of these two types through DLPack's exchange, a capsule; None if that is None or too new."""
 
 def available_isas() -> list[str]:
     """Return the instruction sets built in and supported by this CPU, the best first."""

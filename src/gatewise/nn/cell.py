@@ -96,7 +96,7 @@ class LSTMCell(nn.Module):
         shapes = self.variant.shapes(input_size, hidden_size)
         self._kinds = tuple(shapes)
         add(self, shapes, "", device=device, dtype=dtype)
-        self._direct = ops.Direct(self.variant, input_size, hidden_size, [{kind: kind for kind in self._kinds}], 1)
+        self._direct = ops.Direct(self.variant, input_size, hidden_size, [{kind: kind for kind in self._kinds}], 0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -114,18 +114,10 @@ class LSTMCell(nn.Module):
         Returns:
             The new state, a named tuple: (h, c) for most cells.
         """
-        if (
-            self.backend in ops.DIRECT
-            and type(input) is Tensor
-            and input.dim() == 2
-            and (hx is None or isinstance(hx, tuple))
-        ):
-            initial = (
-                None if hx is None else tuple([part.unsqueeze(0) if isinstance(part, Tensor) else part for part in hx])
-            )
-            results = self._direct.run(self._parameters, input.unsqueeze(0), initial, False, "all")
+        if self.backend in ops.DIRECT:
+            results = self._direct.run(self._parameters, input, hx, False, "all")
             if results is not None:
-                return self._state(*(part.squeeze(0) for part in results[1:]))
+                return self._state(*results)
         check_tensor("input", input)
         if input.dim() not in (1, 2):
             raise InputError(f"input must have 1 or 2 dimensions, got {input.dim()}.")

@@ -40,12 +40,12 @@ def by_reference(
 def has_memory(gradients: Sequence[Tensor | None]) -> bool:
     """Whether all gradients are ordinary tensors, and not batches under vmap or fakes."""
     try:
-        return all(
-            d is None or (bool(d.data_ptr() or not d.numel()) and not _functorch.is_functorch_wrapped_tensor(d))
-            for d in gradients
-        )
+        for d in gradients:
+            if d is not None and (not (d.data_ptr() or not d.numel()) or _functorch.is_functorch_wrapped_tensor(d)):
+                return False
     except RuntimeError:
         return False
+    return True
 
 
 def check_unchanged(given: Sequence[Tensor], shapes: Sequence[torch.Size]) -> None:

@@ -249,7 +249,7 @@ def _outputs(x: Tensor, width: int) -> Tensor:
     return empty((steps, rows, width))
 
 
-_KEPT = 1 << 16
+KEPT = 1 << 16
 """From how many elements on memory is the engine's: the system takes large pieces back and hands them out anew."""
 
 _CPU = torch.device("cpu")
@@ -258,7 +258,7 @@ _CPU = torch.device("cpu")
 def empty(shape: Sequence[int]) -> Tensor:
     """Return an uninitialised float32 tensor, whatever torch's defaults are; torch cannot resize a large one."""
     count = math.prod(shape)
-    if count < _KEPT or torch.are_deterministic_algorithms_enabled():
+    if count < KEPT or torch.are_deterministic_algorithms_enabled():
         return torch.empty(shape, dtype=torch.float32, device=_CPU)
     return torch.from_numpy(_native.empty(count)).view(shape)
 

@@ -1,0 +1,298 @@
+#include "stack.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "python.h"
+
+namespace nb = nanobind;
+
+namespace gatewise {
+namespace {
+
+std::span<PyObject* const> objects(nb::handle tuple) {
+  return {PySequence_Fast_ITEMS(tuple.ptr()), static_cast<std::size_t>(PyTuple_GET_SIZE(tuple.ptr()))};
+}
+
+nb::tuple tuple_of(std::span<nb::object> parts) {
+  nb::tuple tuple = nb::steal<nb::tuple>(PyTuple_New(static_cast<Py_ssize_t>(parts.size())));
+  if (!tuple.is_valid()) nb::raise_python_error();
+  for (std::size_t i = 0; i < parts.size(); ++i)
+    PyTuple_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), parts[i].release().ptr());
+  return tuple;
+}
+
+}  // namespace
+
+// A call's sizes, and where its tensors lie.
+struct Stack::Call {
+  bool batch_first = false;
+  std::size_t steps = 0, rows = 0;
+  std::size_t states = 0;  // how many are given: all or none
+  std::vector<View> views;
+
+  const View& weight(std::size_t i) const { return views[1 + states + i]; }
+  Series<const float> x() const {
+    const View& x = views[0];
+    return {x.data, x.stride[batch_first ? 1 : 0], x.stride[batch_first ? 0 : 1]};
+  }
+  // One direction's columns of a dense tensor laid out as x is.
+  template <class Float>
+  Series<Float> series(Float* data, std::size_t width, std::size_t column) const {
+    if (!data) return {};
+    const auto outer = static_cast<std::ptrdiff_t>((batch_first ? steps : rows) * width);
+    const auto inner = static_cast<std::ptrdiff_t>(width);
+    return {data + column, batch_first ? inner : outer, batch_first ? outer : inner};
+  }
+};
+
+struct Stack::Outputs {
+  float* y = nullptr;
+  float* final[kMaxStates] = {};
+};
+
+// What backward reads and writes besides the call's tensors; null where there is none.
+struct Stack::Derivative {
+  std::vector<nb::object> read;  // keeps what follows
+  float* y = nullptr;
+  const float* dy = nullptr;
+  const float* dfinal[kMaxStates] = {};
+  float* dx = nullptr;
+  float* dstate[kMaxStates] = {};
+  std::vector<float*> dweights;
+};
+
+Stack::Stack(std::shared_ptr<const Torch> torch, std::vector<Layer> layers, std::size_t directions, bool step,
+             std::vector<std::size_t> places, nb::tuple names, const std::vector<std::vector<std::size_t>>& shapes)
+    : torch_(std::move(torch)),
+      layers_(std::move(layers)),
+      directions_(directions),
+      step_(step),
+      places_(std::move(places)),
+      names_(std::move(names)) {
+  for (const auto& sizes : shapes) {
+    Shape& shape = shapes_.emplace_back();
+    if (sizes.size() > kMaxDims) throw std::invalid_argument("too many dimensions.");
+    for (const std::size_t size : sizes) shape.size[shape.dims++] = static_cast<std::int64_t>(size);
+  }
+  const bool fits = directions && !layers_.empty() && layers_.size() % directions == 0 &&
+                    shapes_.size() == layers_.size() * places_.size() && nb::len(names_) == shapes_.size();
+  const bool known = std::all_of(places_.begin(), places_.end(), [](std::size_t p) { return p < kWeightKinds; });
+  if (!torch_ || !fits || !known) throw std::invalid_argument("parameters and layers do not match.");
+}
+
+Shape Stack::output_shape(const Call& call) const {
+  if (step_) return {call.rows, width()};
+  return {call.batch_first ? call.rows : call.steps, call.batch_first ? call.steps : call.rows, width()};
+}
+
+Shape Stack::state_shape(const Call& call, std::size_t state) const {
+  const std::size_t size = layers_[0].state_width(state);
+  return step_ ? Shape{call.rows, size} : Shape{layers_.size(), call.rows, size};
+}
+
+std::optional<Stack::Call> Stack::read(Objects given, bool batch_first) const {
+  Call call;
+  if (given.size() != 1 + shapes_.size()) {
+    call.states = states();
+    if (given.size() != 1 + states() + shapes_.size()) return {};
+  }
+  call.views.resize(given.size());
+  for (std::size_t i = 0; i < given.size(); ++i)
+    if (!torch_->read(given[i], call.views[i])) return {};
+  const View& x = call.views[0];
+  const std::size_t dims = step_ ? 2 : 3;
+  if (x.shape.dims != dims || x.stride[dims - 1] != 1) return {};
+  if (x.shape.size[dims - 1] != static_cast<std::int64_t>(layers_[0].inputs)) return {};
+  const auto first = static_cast<std::size_t>(x.shape.size[0]);
+  const auto second = step_ ? 1 : static_cast<std::size_t>(x.shape.size[1]);
+  if (!first || !second) return {};
+  call.batch_first = batch_first || step_;
+  call.rows = call.batch_first ? first : second;
+  call.steps = call.batch_first ? second : first;
+  const auto matches = [](const View& view, const Shape& shape) { return view.shape == shape && view.contiguous(); };
+  for (std::size_t s = 0; s < call.states; ++s)
+    if (!matches(call.views[1 + s], state_shape(call, s))) return {};
+  for (std::size_t i = 0; i < shapes_.size(); ++i)
+    if (!matches(call.weight(i), shapes_[i])) return {};
+  return call;
+}
+
+bool Stack::holds(Objects given, const Call& call) const {
+  for (std::size_t i = 0; i < given.size(); ++i)
+    if (!torch_->holds(given[i], call.views[i])) return false;
+  return true;
+}
+
+nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first) const {
+  Objects initial;
+  if (!states.is_none()) {
+    if (!PyTuple_Check(states.ptr())) return nb::none();
+    initial = objects(states);
+    // Also if there are none of them, which is not the same as to leave them out.
+    if (initial.size() != this->states()) return nb::none();
+  }
+  std::vector<nb::object> given;
+  given.reserve(1 + initial.size() + shapes_.size());
+  given.push_back(nb::borrow(x));
+  for (PyObject* state : initial) given.push_back(nb::borrow(state));
+  for (PyObject* name : objects(names_)) {
+    given.push_back(nb::steal(PyObject_GetItem(parameters.ptr(), name)));
+    if (given.back().is_valid()) continue;
+    if (!PyErr_ExceptionMatches(PyExc_KeyError)) nb::raise_python_error();
+    PyErr_Clear();
+    return nb::none();
+  }
+  nb::tuple tuple = tuple_of(given);
+  const std::optional<Call> call = read(objects(tuple), batch_first);
+  if (!call || !holds(objects(tuple), *call)) return nb::none();
+  bool gradient = false;
+  for (PyObject* tensor : objects(tuple)) gradient = gradient || torch_->requires_grad(tensor);
+  return nb::make_tuple(tuple, gradient);
+}
+
+nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, const std::string& keep, std::size_t threads) const {
+  const std::optional<Call> call = read(objects(given), batch_first);
+  if (!call) throw std::invalid_argument("these tensors do not fit.");
+  const Keep keeps = keep_named(keep);
+  std::vector<nb::object> results;
+  Outputs outputs;
+  const auto make = [&](const Shape& shape) {
+    View view;
+    results.push_back(torch_->empty(given[0], shape, view));
+    return view.data;
+  };
+  results.reserve(1 + states());
+  if (!step_) outputs.y = make(output_shape(*call));
+  for (std::size_t s = 0; s < states(); ++s) outputs.final[s] = make(state_shape(*call, s));
+  if (step_) std::swap(outputs.y, outputs.final[kH]);
+  Kept kept;
+  kept.batch_first = call->batch_first;
+  kept.steps = call->steps;
+  kept.rows = call->rows;
+  interruptible([&](Interrupt& interrupt) { run(*call, outputs, keeps, threads, kept, interrupt); });
+  return nb::make_tuple(tuple_of(results), keeps == Keep::kNothing ? nb::none() : nb::cast(std::move(kept)));
+}
+
+nb::object Stack::backward(const Kept& kept, const nb::tuple& saved, const nb::tuple& wanted,
+                           const nb::tuple& gradients, std::size_t threads) const {
+  const Objects given = objects(saved).subspan(1);
+  const std::optional<Call> call = read(given, kept.batch_first);
+  if (!call || call->steps != kept.steps || call->rows != kept.rows || !holds(given, *call)) return nb::none();
+  Derivative derivative;
+  View y;
+  derivative.read.push_back(torch_->dense(saved[0], output_shape(*call), y));
+  derivative.y = y.data;
+  if (!derivative.read[0].is_valid() || !read_gradients(*call, objects(gradients), derivative)) return nb::none();
+  nb::tuple found = make_gradients(*call, given, objects(wanted), derivative);
+  interruptible([&](Interrupt& interrupt) { run_back(*call, kept, derivative, threads, interrupt); });
+  return found;
+}
+
+bool Stack::read_gradients(const Call& call, Objects gradients, Derivative& to) const {
+  if (gradients.size() != states() + !step_) throw std::invalid_argument("a gradient for each result.");
+  for (std::size_t i = 0; i < gradients.size(); ++i) {
+    if (gradients[i] == Py_None) continue;
+    const std::size_t state = step_ ? i : i - 1;
+    View view;
+    to.read.push_back(torch_->dense(gradients[i], i ? state_shape(call, state) : output_shape(call), view));
+    if (!to.read.back().is_valid()) return false;
+    (i ? to.dfinal[state] : to.dy) = view.data;
+  }
+  return true;
+}
+
+nb::tuple Stack::make_gradients(const Call& call, Objects given, Objects wanted, Derivative& to) const {
+  if (wanted.size() < given.size()) throw std::invalid_argument("a word for each tensor.");
+  const std::size_t before = wanted.size() - given.size();
+  std::vector<nb::object> found(wanted.size(), nb::none());
+  to.dweights.resize(shapes_.size());
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    if (wanted[before + i] != Py_True) continue;
+    View view;
+    found[before + i] = torch_->empty(given[0], call.views[i].shape, view);
+    float*& place = !i ? to.dx : i <= call.states ? to.dstate[i - 1] : to.dweights[i - 1 - call.states];
+    place = view.data;
+  }
+  return tuple_of(found);
+}
+
+template <class Float>
+void Stack::states_of(const Call& call, std::size_t number, Float* const* states, Float** to) const {
+  for (std::size_t s = 0; s < this->states(); ++s)
+    to[s] = states[s] ? states[s] + number * call.rows * layers_[0].state_width(s) : nullptr;
+}
+
+template <class Float, class From>
+void Stack::weights_of(std::size_t number, From from, Float** to) const {
+  for (std::size_t i = 0; i < places_.size(); ++i) to[places_[i]] = from(number * places_.size() + i);
+}
+
+Sequence Stack::sequence(const Call& call, std::size_t number, const Kept& kept, float* y) const {
+  const std::size_t layer = number / directions_, side = number % directions_;
+  const auto inner = [&](std::size_t i) { return i < kept.inner.size() ? kept.inner[i].data() : y; };
+  Sequence s;
+  s.steps = call.steps;
+  s.rows = call.rows;
+  s.reverse = side == 1;
+  s.x = layer ? call.series<const float>(inner(layer - 1), width(), 0) : call.x();
+  s.y = call.series(inner(layer), width(), side * layers_[number].width());
+  const float* initial[kMaxStates] = {};
+  for (std::size_t i = 0; i < call.states; ++i) initial[i] = call.views[1 + i].data;
+  states_of(call, number, initial, s.state);
+  return s;
+}
+
+void Stack::run(const Call& call, const Outputs& outputs, Keep keep, std::size_t threads, Kept& kept,
+                Interrupt& interrupt) const {
+  const Kernels& kernels = kernels_in_use();
+  const std::size_t last = layers_.size() / directions_ - 1;
+  kept.inner.reserve(last);
+  for (std::size_t number = 0; number < layers_.size(); ++number) {
+    const std::size_t layer = number / directions_;
+    if (layer == kept.inner.size() && layer < last) {
+      // Where nothing is kept, two take turns.
+      const bool again = keep == Keep::kNothing && layer > 1;
+      kept.inner.push_back(again ? std::move(kept.inner[layer - 2]) : Buffer(call.steps * call.rows * width()));
+    }
+    Sequence s = sequence(call, number, kept, outputs.y);
+    states_of(call, number, outputs.final, s.final);
+    const float* weights[kWeightKinds] = {};
+    weights_of(number, [&](std::size_t i) { return call.weight(i).data; }, weights);
+    auto tape = gatewise::forward(kernels, layers_[number], weights, s, keep, threads, interrupt);
+    if (tape) kept.tapes.push_back(std::move(tape));
+  }
+}
+
+void Stack::run_back(const Call& call, const Kept& kept, const Derivative& derivative, std::size_t threads,
+                     Interrupt& interrupt) const {
+  Buffer spare[2];
+  const float* dy = derivative.dy;
+  float* dx = nullptr;
+  for (std::size_t number = layers_.size(); number-- > 0;) {
+    const std::size_t layer = number / directions_, side = number % directions_;
+    const bool first = side == directions_ - 1;
+    if (first && layer) {
+      Buffer& buffer = spare[layer % 2];
+      if (!buffer) buffer = Buffer(call.steps * call.rows * width());
+      dx = buffer.data();
+    } else if (first) {
+      dx = derivative.dx;
+    }
+    Gradients g;
+    g.dy = call.series(dy, width(), side * layers_[number].width());
+    g.dx = call.series(dx, layers_[number].inputs, 0);
+    g.add_dx = !first;
+    states_of(call, number, derivative.dfinal, g.dfinal);
+    states_of(call, number, derivative.dstate, g.dstate);
+    weights_of(number, [&](std::size_t i) { return derivative.dweights[i]; }, g.dweights);
+    const float* weights[kWeightKinds] = {};
+    weights_of(number, [&](std::size_t i) { return call.weight(i).data; }, weights);
+    const Sequence s = sequence(call, number, kept, derivative.y);
+    gatewise::backward(layers_[number], weights, s, g, *kept.tapes[number], threads, interrupt);
+    if (!side) dy = dx;
+  }
+}
+
+}  // namespace gatewise

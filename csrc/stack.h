@@ -1,0 +1,86 @@
+// The layers of a module as one call: what reads torch's tensors and makes the results, forward and backward.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine.h"
+#include "tensor.h"
+
+namespace gatewise {
+
+// What forward keeps for backward: the outputs below the last layer, and a tape for each layer and direction.
+struct Kept {
+  Kept() = default;
+  Kept(Kept&&) = default;  // and no copies
+
+  bool batch_first = false;
+  std::size_t steps = 0, rows = 0;
+  std::vector<Buffer> inner;
+  std::vector<std::unique_ptr<Tape>> tapes;
+};
+
+// `given` are x, the initial states if there are any, and the weights, layer by layer. With the interpreter's lock
+// only, which is free while the engine works.
+class Stack {
+ public:
+  // Places (Weight), names and shapes are those of the parameters of each layer and direction. Of a `step` x is [B, D]
+  // and a state [B, ·], else [T, B, D] or [B, T, D] and [L·S, B, ·].
+  Stack(std::shared_ptr<const Torch> torch, std::vector<Layer> layers, std::size_t directions, bool step,
+        std::vector<std::size_t> places, nanobind::tuple names, const std::vector<std::vector<std::size_t>>& shapes);
+
+  // The tensors of a call and whether one requires a gradient; or None if the call does not fit: a tensor is missing,
+  // or the engine cannot read it as it is.
+  nanobind::object gather(nanobind::handle parameters, nanobind::handle x, nanobind::handle states,
+                          bool batch_first) const;
+  // The results, y (which a step has not: it is its h) and the final states; and what is kept, or None. `given` is what
+  // gather returned.
+  nanobind::tuple forward(const nanobind::tuple& given, bool batch_first, const std::string& keep,
+                          std::size_t threads) const;
+  // The gradients of all that is `wanted`, the last of which are the given tensors, None for the others; or None if a
+  // saved tensor is not what it was. `saved` are the first result and what was given.
+  nanobind::object backward(const Kept& kept, const nanobind::tuple& saved, const nanobind::tuple& wanted,
+                            const nanobind::tuple& gradients, std::size_t threads) const;
+
+ private:
+  using Objects = std::span<PyObject* const>;
+  struct Call;
+  struct Outputs;
+  struct Derivative;
+
+  std::size_t states() const { return layers_[0].states(); }
+  std::size_t width() const { return layers_[0].width() * directions_; }
+  Shape output_shape(const Call& call) const;
+  Shape state_shape(const Call& call, std::size_t state) const;
+
+  std::optional<Call> read(Objects given, bool batch_first) const;
+  bool holds(Objects given, const Call& call) const;
+  bool read_gradients(const Call& call, Objects gradients, Derivative& to) const;
+  nanobind::tuple make_gradients(const Call& call, Objects given, Objects wanted, Derivative& to) const;
+
+  Sequence sequence(const Call& call, std::size_t number, const Kept& kept, float* y) const;
+  template <class Float>
+  void states_of(const Call& call, std::size_t number, Float* const* states, Float** to) const;
+  template <class Float, class From>
+  void weights_of(std::size_t number, From from, Float** to) const;
+  void run(const Call& call, const Outputs& outputs, Keep keep, std::size_t threads, Kept& kept,
+           Interrupt& interrupt) const;
+  void run_back(const Call& call, const Kept& kept, const Derivative& derivative, std::size_t threads,
+                Interrupt& interrupt) const;
+
+  std::shared_ptr<const Torch> torch_;
+  std::vector<Layer> layers_;
+  std::size_t directions_;
+  bool step_;
+  std::vector<std::size_t> places_;
+  nanobind::tuple names_;
+  std::vector<Shape> shapes_;
+};
+
+}  // namespace gatewise

@@ -1,0 +1,149 @@
+#include "tensor.h"
+
+#include <stdexcept>
+#include <utility>
+
+namespace nb = nanobind;
+
+namespace gatewise {
+namespace {
+
+// The table behind a "dlpack_exchange_api" capsule, up to the function that is used. The head of every version is
+// alike.
+struct ExchangeHead {
+  std::uint32_t major, minor;
+  const ExchangeHead* older;
+};
+
+struct ExchangeTable {
+  ExchangeHead head;
+  void (*unused[3])();
+  Torch::Exchange view;
+};
+
+constexpr std::uint32_t kMajor = 1;
+constexpr std::int32_t kCpu = 1;
+constexpr nb::dlpack::dtype kFloat32{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 32, 1};
+
+nb::object called(nb::handle name, nb::handle self) {
+  PyObject* const result = PyObject_CallMethodNoArgs(self.ptr(), name.ptr());
+  if (!result) nb::raise_python_error();
+  return nb::steal(result);
+}
+
+std::int64_t number(nb::handle name, nb::handle self) {
+  const std::int64_t value = PyLong_AsLongLong(called(name, self).ptr());
+  if (value == -1 && PyErr_Occurred()) nb::raise_python_error();
+  return value;
+}
+
+nb::object interned(const char* name) { return nb::steal(PyUnicode_InternFromString(name)); }
+
+}  // namespace
+
+std::size_t Shape::count() const {
+  std::size_t count = 1;
+  for (std::size_t i = 0; i < dims; ++i) count *= static_cast<std::size_t>(size[i]);
+  return count;
+}
+
+bool View::contiguous() const {
+  std::int64_t expected = 1;
+  for (std::size_t i = shape.dims; i-- > 0; expected *= shape.size[i])
+    if (shape.size[i] != 1 && stride[i] != expected) return false;
+  return true;
+}
+
+std::int64_t View::extent() const {
+  std::int64_t last = 0;
+  for (std::size_t i = 0; i < shape.dims; ++i) last += (shape.size[i] - 1) * stride[i];
+  return last + 1;
+}
+
+std::unique_ptr<Torch> Torch::make(nb::handle exchange, nb::tuple kinds, std::size_t kept, nb::object empty,
+                                   nb::object dense) {
+  if (exchange.is_none()) return nullptr;
+  const void* pointer = PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api");
+  if (!pointer) nb::raise_python_error();
+  const auto* head = static_cast<const ExchangeHead*>(pointer);
+  while (head && head->major != kMajor) head = head->older;
+  const auto* table = reinterpret_cast<const ExchangeTable*>(head);
+  if (!table || !table->view) return nullptr;
+  return std::unique_ptr<Torch>(new Torch(table->view, kinds, kept, std::move(empty), std::move(dense)));
+}
+
+Torch::Torch(Exchange exchange, nb::tuple kinds, std::size_t kept, nb::object empty, nb::object dense)
+    : exchange_(exchange),
+      kept_(kept),
+      tensor_(kinds[0]),
+      parameter_(kinds[1]),
+      empty_(std::move(empty)),
+      dense_(std::move(dense)),
+      is_neg_(interned("is_neg")),
+      nbytes_(interned("nbytes")),
+      new_(interned("new")),
+      offset_(interned("storage_offset")),
+      requires_grad_(interned("requires_grad")),
+      storage_(interned("untyped_storage")) {}
+
+bool Torch::read(nb::handle tensor, View& to) const {
+  const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
+  if (type != tensor_.ptr() && type != parameter_.ptr()) return false;
+  nb::dlpack::dltensor found;
+  if (exchange_(tensor.ptr(), &found) != 0) {
+    // Sparse, nested, on meta, a batch of torch.vmap and the like.
+    PyErr_Clear();
+    return false;
+  }
+  if (found.device.device_type != kCpu || found.dtype != kFloat32 || found.ndim < 0) return false;
+  if (found.ndim > static_cast<std::int32_t>(kMaxDims)) return false;
+  to.shape = {};
+  to.shape.dims = static_cast<std::size_t>(found.ndim);
+  for (std::size_t i = 0; i < to.shape.dims; ++i) {
+    to.shape.size[i] = found.shape[i];
+    to.stride[i] = found.strides[i];
+  }
+  const auto address = reinterpret_cast<std::uintptr_t>(found.data) + found.byte_offset;
+  to.data = reinterpret_cast<float*>(address);
+  return found.data && address % sizeof(float) == 0;
+}
+
+bool Torch::holds(nb::handle tensor, const View& view) const {
+  if (called(is_neg_, tensor).ptr() != Py_False) return false;
+  const std::int64_t end = number(offset_, tensor) + view.extent();
+  return end * static_cast<std::int64_t>(sizeof(float)) <= number(nbytes_, called(storage_, tensor));
+}
+
+bool Torch::requires_grad(nb::handle tensor) const { return nb::getattr(tensor, requires_grad_).ptr() == Py_True; }
+
+nb::object Torch::empty(nb::handle like, const Shape& shape, View& to) const {
+  nb::object made;
+  if (shape.count() < kept_) {
+    // The cheapest of torch's ways by far: dtype and device are those of `like`.
+    nb::object sizes[kMaxDims];
+    PyObject* arguments[1 + kMaxDims] = {like.ptr()};
+    for (std::size_t i = 0; i < shape.dims; ++i) {
+      sizes[i] = nb::int_(shape.size[i]);
+      arguments[1 + i] = sizes[i].ptr();
+    }
+    made = nb::steal(PyObject_VectorcallMethod(new_.ptr(), arguments, 1 + shape.dims, nullptr));
+    if (!made) nb::raise_python_error();
+  } else {
+    nb::list sizes;
+    for (std::size_t i = 0; i < shape.dims; ++i) sizes.append(shape.size[i]);
+    made = empty_(sizes);
+  }
+  if (!read(made, to) || to.shape != shape || !to.contiguous()) throw std::runtime_error("torch made another tensor.");
+  return made;
+}
+
+nb::object Torch::dense(nb::handle tensor, const Shape& shape, View& to) const {
+  nb::object own = nb::borrow(tensor);
+  if (!read(own, to) || !to.contiguous() || !holds(own, to)) {
+    own = dense_(own);
+    if (!read(own, to) || !to.contiguous()) return {};
+  }
+  return to.shape == shape ? own : nb::object();
+}
+
+}  // namespace gatewise

@@ -96,14 +96,25 @@ inline Floats fma(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// The smaller one; NaN stays.
+inline Floats at_most(Floats v, float high) {
+#if defined(__AVX512F__)
+  return _mm512_min_ps(broadcast(high), v);
+#elif defined(__AVX2__) && !defined(GATEWISE_WIDE)
+  return _mm256_min_ps(broadcast(high), v);
+#else
+  return v > high ? broadcast(high) : v;
+#endif
+}
+
 // The nearest number within the bounds; NaN stays.
 inline Floats within(Floats v, float low, float high) {
+  v = at_most(v, high);
 #if defined(__AVX512F__)
-  return _mm512_max_ps(broadcast(low), _mm512_min_ps(broadcast(high), v));
+  return _mm512_max_ps(broadcast(low), v);
 #elif defined(__AVX2__) && !defined(GATEWISE_WIDE)
-  return _mm256_max_ps(broadcast(low), _mm256_min_ps(broadcast(high), v));
+  return _mm256_max_ps(broadcast(low), v);
 #else
-  v = v > high ? broadcast(high) : v;
   return v < low ? broadcast(low) : v;
 #endif
 }

@@ -75,6 +75,10 @@ template <class V>
   return {within(x.a, low, high), within(x.b, low, high)};
 }
 template <class V>
+[[gnu::always_inline]] inline Twice<V> at_most(Twice<V> x, float high) {
+  return {at_most(x.a, high), at_most(x.b, high)};
+}
+template <class V>
 [[gnu::always_inline]] inline auto bits(Twice<V> x) {
   return Twice<decltype(bits(x.a))>{bits(x.a), bits(x.b)};
 }

@@ -184,11 +184,14 @@ NB_MODULE(_native, m) {
   m.def("empty", &empty, "count"_a);
   nb::class_<Torch>(m, "Torch");
   nb::class_<Kept>(m, "Kept");
+  nb::class_<Pieces>(m, "Pieces");
   nb::class_<Stack>(m, "Stack")
       .def(nb::init<std::shared_ptr<const Torch>, std::vector<Layer>, std::size_t, bool, std::vector<std::size_t>,
                     nb::tuple, const std::vector<std::vector<std::size_t>>&>())
-      .def("gather", &Stack::gather, "parameters"_a, "x"_a.none(), "states"_a.none(), "batch_first"_a)
-      .def("forward", &Stack::forward)
+      .def("cut", &Stack::cut, "lengths"_a.none(), "reset"_a.none(), "batch_first"_a)
+      .def("gather", &Stack::gather, "parameters"_a, "x"_a.none(), "states"_a.none(), "batch_first"_a,
+           "pieces"_a.none())
+      .def("forward", &Stack::forward, "given"_a, "batch_first"_a, "pieces"_a.none(), "keep"_a, "threads"_a)
       .def("backward", &Stack::backward);
   m.def("torch", &Torch::make, "exchange"_a.none(), "kinds"_a, "kept"_a, "empty"_a, "dense"_a);
   m.def("forward", &run_forward);

@@ -11,8 +11,10 @@
 namespace gatewise {
 namespace {
 
-// Below this many multiplications a team costs more than it brings.
+// Below this many multiplications a team costs more than it brings; one chunk goes through time alone, and a team only
+// shares out its products for the weights.
 constexpr double kWorthATeam = 1e6;
+constexpr double kWorthATeamForOne = 3e7;
 // Chunks that go through time together share the weights while these are in the cache: as many as fill no more than
 // half of a small second-level cache with their gates, and at most this many.
 constexpr std::size_t kTogether = 8;
@@ -34,8 +36,8 @@ struct Plan {
       : kernels(k), layer(l), sequence(s), sizes(k.sizes(l, s)), schedule(s), threads(most_threads) {
     const double depth = static_cast<double>(l.inputs + l.recurrent());
     const double work = static_cast<double>(schedule.row_steps() * l.gates() * l.hidden) * depth;
-    if (work < kWorthATeam) threads = 1;
     const std::size_t chunks = schedule.chunks().size();
+    if (work < (chunks == 1 ? kWorthATeamForOne : kWorthATeam)) threads = 1;
     const std::size_t fit = kTogetherBytes / (kChunk * sizes.gates * sizeof(float));
     const std::size_t together = std::clamp(fit, std::size_t{1}, kTogether);
     std::size_t count = (chunks + together - 1) / together;
@@ -110,6 +112,8 @@ class Poll {
  public:
   explicit Poll(Interrupt& interrupt) : interrupt_(interrupt), caller_(std::this_thread::get_id()) {}
   Watch watch() const { return {&interrupt_, interrupt_.poll && std::this_thread::get_id() == caller_}; }
+  // For a caller that waits for other threads.
+  void operator()() const { watch().stopped(); }
   void check() const {
     if (watch().stopped()) throw Interrupted{};
   }
@@ -238,12 +242,12 @@ class Backward {
       }
     }
     auto steps = [&](std::size_t worker, std::size_t group) { go_back(worker, group, first, last, begins); };
-    parallel(plan_.threads, plan_.groups.size(), steps);
+    parallel(plan_.threads, plan_.groups.size(), steps, poll_);
     poll_.check();
     if (wants_weights()) {
       const std::size_t parts = plan_.threads;
       auto products = [&](std::size_t worker, std::size_t part) { reduce(worker, part, parts, first, last, begins); };
-      parallel(plan_.threads, parts, products);
+      parallel(plan_.threads, parts, products, poll_);
     }
     poll_.check();
   }
@@ -345,14 +349,14 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
   take(scratch);
   pack(plan, weights, packed, true);
   const std::vector<std::ptrdiff_t> place = places(plan);
-  const Poll poll(interrupt);
+  Poll poll(interrupt);
   auto work = [&](std::size_t worker, std::size_t group) {
     for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
     Job job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratches + worker * per_group);
     job.watch = poll.watch();
     kernels.forward(job);
   };
-  parallel(plan.threads, plan.groups.size(), work);
+  parallel(plan.threads, plan.groups.size(), work, poll);
   poll.check();
   return tape;
 }

@@ -30,12 +30,13 @@ struct Stack::Call {
   bool batch_first = false;
   std::size_t steps = 0, rows = 0;
   std::size_t states = 0;  // how many are given: all or none
+  const Pieces* pieces = nullptr;
   std::vector<View> views;
 
   const View& weight(std::size_t i) const { return views[1 + states + i]; }
   Series<const float> x() const {
     const View& x = views[0];
-    return {x.data, x.stride[batch_first ? 1 : 0], x.stride[batch_first ? 0 : 1]};
+    return {x.data(), x.stride[batch_first ? 1 : 0], x.stride[batch_first ? 0 : 1]};
   }
   // One direction's columns of a dense tensor laid out as x is.
   template <class Float>
@@ -92,8 +93,40 @@ Shape Stack::state_shape(const Call& call, std::size_t state) const {
   return step_ ? Shape{call.rows, size} : Shape{layers_.size(), call.rows, size};
 }
 
-std::optional<Stack::Call> Stack::read(Objects given, bool batch_first) const {
+std::shared_ptr<const Pieces> Stack::cut(nb::handle lengths, nb::handle reset, bool batch_first) const {
+  auto pieces = std::make_shared<Pieces>();
+  View view;
+  if (!lengths.is_none()) {
+    if (!torch_->read(lengths, view, kInt64) || !torch_->holds(lengths, view, kInt64)) return nullptr;
+    if (view.shape.dims != 1) return nullptr;
+    const auto* const from = static_cast<const std::int64_t*>(view.address);
+    for (std::int64_t b = 0; b < view.shape.size[0]; ++b) pieces->lengths.push_back(from[b * view.stride[0]]);
+  }
+  if (!reset.is_none()) {
+    if (!torch_->read(reset, view, kBool) || !torch_->holds(reset, view, kBool)) return nullptr;
+    if (view.shape.dims != 2) return nullptr;
+    const auto* const from = static_cast<const std::uint8_t*>(view.address);
+    const std::size_t time = batch_first ? 1 : 0, row = 1 - time;
+    pieces->steps = static_cast<std::size_t>(view.shape.size[time]);
+    pieces->reset.reserve(view.shape.count());
+    for (std::int64_t t = 0; t < view.shape.size[time]; ++t)
+      for (std::int64_t b = 0; b < view.shape.size[row]; ++b)
+        pieces->reset.push_back(from[t * view.stride[time] + b * view.stride[row]]);
+  }
+  return pieces;
+}
+
+bool Pieces::fit(std::size_t all_steps, std::size_t all_rows) const {
+  if (!reset.empty() && (steps != all_steps || reset.size() != all_steps * all_rows)) return false;
+  if (lengths.empty()) return !reset.empty();
+  const auto most = static_cast<std::int64_t>(all_steps);
+  return lengths.size() == all_rows &&
+         std::all_of(lengths.begin(), lengths.end(), [=](std::int64_t n) { return 0 <= n && n <= most; });
+}
+
+std::optional<Stack::Call> Stack::read(Objects given, bool batch_first, const Pieces* pieces) const {
   Call call;
+  call.pieces = pieces;
   if (given.size() != 1 + shapes_.size()) {
     call.states = states();
     if (given.size() != 1 + states() + shapes_.size()) return {};
@@ -111,6 +144,7 @@ std::optional<Stack::Call> Stack::read(Objects given, bool batch_first) const {
   call.batch_first = batch_first || step_;
   call.rows = call.batch_first ? first : second;
   call.steps = call.batch_first ? second : first;
+  if (pieces && !pieces->fit(call.steps, call.rows)) return {};
   const auto matches = [](const View& view, const Shape& shape) { return view.shape == shape && view.contiguous(); };
   for (std::size_t s = 0; s < call.states; ++s)
     if (!matches(call.views[1 + s], state_shape(call, s))) return {};
@@ -125,7 +159,8 @@ bool Stack::holds(Objects given, const Call& call) const {
   return true;
 }
 
-nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first) const {
+nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first,
+                         const Pieces* pieces) const {
   Objects initial;
   if (!states.is_none()) {
     if (!PyTuple_Check(states.ptr())) return nb::none();
@@ -145,15 +180,16 @@ nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states,
     return nb::none();
   }
   nb::tuple tuple = tuple_of(given);
-  const std::optional<Call> call = read(objects(tuple), batch_first);
+  const std::optional<Call> call = read(objects(tuple), batch_first, pieces);
   if (!call || !holds(objects(tuple), *call)) return nb::none();
   bool gradient = false;
   for (PyObject* tensor : objects(tuple)) gradient = gradient || torch_->requires_grad(tensor);
   return nb::make_tuple(tuple, gradient);
 }
 
-nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, const std::string& keep, std::size_t threads) const {
-  const std::optional<Call> call = read(objects(given), batch_first);
+nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
+                         const std::string& keep, std::size_t threads) const {
+  const std::optional<Call> call = read(objects(given), batch_first, pieces.get());
   if (!call) throw std::invalid_argument("these tensors do not fit.");
   const Keep keeps = keep_named(keep);
   std::vector<nb::object> results;
@@ -161,7 +197,7 @@ nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, const std::st
   const auto make = [&](const Shape& shape) {
     View view;
     results.push_back(torch_->empty(given[0], shape, view));
-    return view.data;
+    return view.data();
   };
   results.reserve(1 + states());
   if (!step_) outputs.y = make(output_shape(*call));
@@ -171,6 +207,7 @@ nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, const std::st
   kept.batch_first = call->batch_first;
   kept.steps = call->steps;
   kept.rows = call->rows;
+  kept.pieces = std::move(pieces);
   interruptible([&](Interrupt& interrupt) { run(*call, outputs, keeps, threads, kept, interrupt); });
   return nb::make_tuple(tuple_of(results), keeps == Keep::kNothing ? nb::none() : nb::cast(std::move(kept)));
 }
@@ -178,12 +215,12 @@ nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, const std::st
 nb::object Stack::backward(const Kept& kept, const nb::tuple& saved, const nb::tuple& wanted,
                            const nb::tuple& gradients, std::size_t threads) const {
   const Objects given = objects(saved).subspan(1);
-  const std::optional<Call> call = read(given, kept.batch_first);
+  const std::optional<Call> call = read(given, kept.batch_first, kept.pieces.get());
   if (!call || call->steps != kept.steps || call->rows != kept.rows || !holds(given, *call)) return nb::none();
   Derivative derivative;
   View y;
   derivative.read.push_back(torch_->dense(saved[0], output_shape(*call), y));
-  derivative.y = y.data;
+  derivative.y = y.data();
   if (!derivative.read[0].is_valid() || !read_gradients(*call, objects(gradients), derivative)) return nb::none();
   nb::tuple found = make_gradients(*call, given, objects(wanted), derivative);
   interruptible([&](Interrupt& interrupt) { run_back(*call, kept, derivative, threads, interrupt); });
@@ -198,7 +235,7 @@ bool Stack::read_gradients(const Call& call, Objects gradients, Derivative& to) 
     View view;
     to.read.push_back(torch_->dense(gradients[i], i ? state_shape(call, state) : output_shape(call), view));
     if (!to.read.back().is_valid()) return false;
-    (i ? to.dfinal[state] : to.dy) = view.data;
+    (i ? to.dfinal[state] : to.dy) = view.data();
   }
   return true;
 }
@@ -213,7 +250,7 @@ nb::tuple Stack::make_gradients(const Call& call, Objects given, Objects wanted,
     View view;
     found[before + i] = torch_->empty(given[0], call.views[i].shape, view);
     float*& place = !i ? to.dx : i <= call.states ? to.dstate[i - 1] : to.dweights[i - 1 - call.states];
-    place = view.data;
+    place = view.data();
   }
   return tuple_of(found);
 }
@@ -236,10 +273,12 @@ Sequence Stack::sequence(const Call& call, std::size_t number, const Kept& kept,
   s.steps = call.steps;
   s.rows = call.rows;
   s.reverse = side == 1;
+  if (call.pieces && !call.pieces->lengths.empty()) s.lengths = call.pieces->lengths.data();
+  if (call.pieces && !call.pieces->reset.empty()) s.reset = call.pieces->reset.data();
   s.x = layer ? call.series<const float>(inner(layer - 1), width(), 0) : call.x();
   s.y = call.series(inner(layer), width(), side * layers_[number].width());
   const float* initial[kMaxStates] = {};
-  for (std::size_t i = 0; i < call.states; ++i) initial[i] = call.views[1 + i].data;
+  for (std::size_t i = 0; i < call.states; ++i) initial[i] = call.views[1 + i].data();
   states_of(call, number, initial, s.state);
   return s;
 }
@@ -259,7 +298,7 @@ void Stack::run(const Call& call, const Outputs& outputs, Keep keep, std::size_t
     Sequence s = sequence(call, number, kept, outputs.y);
     states_of(call, number, outputs.final, s.final);
     const float* weights[kWeightKinds] = {};
-    weights_of(number, [&](std::size_t i) { return call.weight(i).data; }, weights);
+    weights_of(number, [&](std::size_t i) { return call.weight(i).data(); }, weights);
     auto tape = gatewise::forward(kernels, layers_[number], weights, s, keep, threads, interrupt);
     if (tape) kept.tapes.push_back(std::move(tape));
   }
@@ -288,7 +327,7 @@ void Stack::run_back(const Call& call, const Kept& kept, const Derivative& deriv
     states_of(call, number, derivative.dstate, g.dstate);
     weights_of(number, [&](std::size_t i) { return derivative.dweights[i]; }, g.dweights);
     const float* weights[kWeightKinds] = {};
-    weights_of(number, [&](std::size_t i) { return call.weight(i).data; }, weights);
+    weights_of(number, [&](std::size_t i) { return call.weight(i).data(); }, weights);
     const Sequence s = sequence(call, number, kept, derivative.y);
     gatewise::backward(layers_[number], weights, s, g, *kept.tapes[number], threads, interrupt);
     if (!side) dy = dx;

@@ -15,6 +15,15 @@
 
 namespace gatewise {
 
+// What cuts the rows of a batch: their ends, and where they restart. Copies: the caller may change what was given.
+struct Pieces {
+  std::vector<std::int64_t> lengths;  // [B], or empty
+  std::vector<std::uint8_t> reset;    // [T, B], or empty
+  std::size_t steps = 0;              // of reset
+
+  bool fit(std::size_t all_steps, std::size_t all_rows) const;
+};
+
 // What forward keeps for backward: the outputs below the last layer, and a tape for each layer and direction.
 struct Kept {
   Kept() = default;
@@ -22,6 +31,7 @@ struct Kept {
 
   bool batch_first = false;
   std::size_t steps = 0, rows = 0;
+  std::shared_ptr<const Pieces> pieces;
   std::vector<Buffer> inner;
   std::vector<std::unique_ptr<Tape>> tapes;
 };
@@ -35,14 +45,17 @@ class Stack {
   Stack(std::shared_ptr<const Torch> torch, std::vector<Layer> layers, std::size_t directions, bool step,
         std::vector<std::size_t> places, nanobind::tuple names, const std::vector<std::vector<std::size_t>>& shapes);
 
+  // Lengths, int64 [B], and resets, bool laid out as the call, each or None; null if they cannot be read.
+  std::shared_ptr<const Pieces> cut(nanobind::handle lengths, nanobind::handle reset, bool batch_first) const;
+
   // The tensors of a call and whether one requires a gradient; or None if the call does not fit: a tensor is missing,
   // or the engine cannot read it as it is.
-  nanobind::object gather(nanobind::handle parameters, nanobind::handle x, nanobind::handle states,
-                          bool batch_first) const;
+  nanobind::object gather(nanobind::handle parameters, nanobind::handle x, nanobind::handle states, bool batch_first,
+                          const Pieces* pieces) const;
   // The results, y (which a step has not: it is its h) and the final states; and what is kept, or None. `given` is what
   // gather returned.
-  nanobind::tuple forward(const nanobind::tuple& given, bool batch_first, const std::string& keep,
-                          std::size_t threads) const;
+  nanobind::tuple forward(const nanobind::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
+                          const std::string& keep, std::size_t threads) const;
   // The gradients of all that is `wanted`, the last of which are the given tensors, None for the others; or None if a
   // saved tensor is not what it was. `saved` are the first result and what was given.
   nanobind::object backward(const Kept& kept, const nanobind::tuple& saved, const nanobind::tuple& wanted,
@@ -59,7 +72,7 @@ class Stack {
   Shape output_shape(const Call& call) const;
   Shape state_shape(const Call& call, std::size_t state) const;
 
-  std::optional<Call> read(Objects given, bool batch_first) const;
+  std::optional<Call> read(Objects given, bool batch_first, const Pieces* pieces) const;
   bool holds(Objects given, const Call& call) const;
   bool read_gradients(const Call& call, Objects gradients, Derivative& to) const;
   nanobind::tuple make_gradients(const Call& call, Objects given, Objects wanted, Derivative& to) const;

@@ -37,19 +37,37 @@ struct Work {
   void (*run)(void*, std::size_t, std::size_t);
   void* data;
   std::size_t parts;
-  std::atomic<std::size_t> next_part{0}, next_worker{0};
+  void (*wait)(void*);
+  void* waiting;
+  std::atomic<std::size_t> next_part{0}, next_worker{0}, done{0};
+  const std::thread::id caller = std::this_thread::get_id();
 
   // Rounding and the treatment of the smallest numbers are each thread's own setting; all compute with the caller's.
   const unsigned modes = current_modes();
+
+  // Most waits are short, and sleeping is not.
+  void wait_for_others() {
+    for (int turn = 0; done < parts; ++turn) {
+      if (turn < 2000) {
+        std::this_thread::yield();
+        continue;
+      }
+      wait(waiting);
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
 
   static void take_part(void* self) {
     Work& work = *static_cast<Work*>(self);
     const unsigned own = current_modes();
     set_modes(work.modes);
     const std::size_t worker = work.next_worker++;
-    for (std::size_t part = work.next_part++; part < work.parts; part = work.next_part++)
+    for (std::size_t part = work.next_part++; part < work.parts; part = work.next_part++) {
       work.run(work.data, worker, part);
+      ++work.done;
+    }
     set_modes(own);
+    if (work.wait && std::this_thread::get_id() == work.caller) work.wait_for_others();
   }
 };
 
@@ -181,8 +199,9 @@ OwnTeam& own_team() {
 
 }  // namespace
 
-void run_parts(std::size_t threads, std::size_t parts, void (*run)(void*, std::size_t, std::size_t), void* data) {
-  Work work = {run, data, parts};
+void run_parts(std::size_t threads, std::size_t parts, void (*run)(void*, std::size_t, std::size_t), void* data,
+               void (*wait)(void*), void* waiting) {
+  Work work = {run, data, parts, wait, waiting};
   if (threads > parts) threads = parts;
   if (threads > 1 && !forked) {
     if (const GompParallel parallel = gomp())
@@ -197,6 +216,6 @@ void watch_forks() {
   pthread_atfork(nullptr, nullptr, [] { forked = true; });
 }
 
-const char* team_name() { return gomp() ? "libgomp" : "own"; }
+const char* team_name() { return forked ? "none" : gomp() ? "libgomp" : "own"; }
 
 }  // namespace gatewise

@@ -23,7 +23,6 @@ struct ExchangeTable {
 
 constexpr std::uint32_t kMajor = 1;
 constexpr std::int32_t kCpu = 1;
-constexpr nb::dlpack::dtype kFloat32{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 32, 1};
 
 nb::object called(nb::handle name, nb::handle self) {
   PyObject* const result = PyObject_CallMethodNoArgs(self.ptr(), name.ptr());
@@ -86,7 +85,7 @@ Torch::Torch(Exchange exchange, nb::tuple kinds, std::size_t kept, nb::object em
       requires_grad_(interned("requires_grad")),
       storage_(interned("untyped_storage")) {}
 
-bool Torch::read(nb::handle tensor, View& to) const {
+bool Torch::read(nb::handle tensor, View& to, nb::dlpack::dtype dtype) const {
   const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
   if (type != tensor_.ptr() && type != parameter_.ptr()) return false;
   nb::dlpack::dltensor found;
@@ -95,7 +94,7 @@ bool Torch::read(nb::handle tensor, View& to) const {
     PyErr_Clear();
     return false;
   }
-  if (found.device.device_type != kCpu || found.dtype != kFloat32 || found.ndim < 0) return false;
+  if (found.device.device_type != kCpu || found.dtype != dtype || found.ndim < 0) return false;
   if (found.ndim > static_cast<std::int32_t>(kMaxDims)) return false;
   to.shape = {};
   to.shape.dims = static_cast<std::size_t>(found.ndim);
@@ -104,14 +103,14 @@ bool Torch::read(nb::handle tensor, View& to) const {
     to.stride[i] = found.strides[i];
   }
   const auto address = reinterpret_cast<std::uintptr_t>(found.data) + found.byte_offset;
-  to.data = reinterpret_cast<float*>(address);
-  return found.data && address % sizeof(float) == 0;
+  to.address = reinterpret_cast<void*>(address);
+  return found.data && address % (dtype.bits / 8) == 0;
 }
 
-bool Torch::holds(nb::handle tensor, const View& view) const {
+bool Torch::holds(nb::handle tensor, const View& view, nb::dlpack::dtype dtype) const {
   if (called(is_neg_, tensor).ptr() != Py_False) return false;
   const std::int64_t end = number(offset_, tensor) + view.extent();
-  return end * static_cast<std::int64_t>(sizeof(float)) <= number(nbytes_, called(storage_, tensor));
+  return end * (dtype.bits / 8) <= number(nbytes_, called(storage_, tensor));
 }
 
 bool Torch::requires_grad(nb::handle tensor) const { return nb::getattr(tensor, requires_grad_).ptr() == Py_True; }

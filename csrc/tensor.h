@@ -26,12 +26,17 @@ struct Shape {
   std::size_t count() const;
 };
 
-// A float32 tensor where it lies; strides in floats. It holds for as long as its tensor lives and is not changed.
+constexpr nanobind::dlpack::dtype kFloat32{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Float), 32, 1};
+constexpr nanobind::dlpack::dtype kInt64{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Int), 64, 1};
+constexpr nanobind::dlpack::dtype kBool{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Bool), 8, 1};
+
+// A tensor where it lies; strides in elements. It holds for as long as its tensor lives and is not changed.
 struct View {
-  float* data = nullptr;
+  void* address = nullptr;
   Shape shape;
   std::int64_t stride[kMaxDims] = {};
 
+  float* data() const { return static_cast<float*>(address); }
   bool contiguous() const;
   // From the first element to the end of the last.
   std::int64_t extent() const;
@@ -47,11 +52,11 @@ class Torch {
   static std::unique_ptr<Torch> make(nanobind::handle exchange, nanobind::tuple kinds, std::size_t kept,
                                      nanobind::object empty, nanobind::object dense);
 
-  // Whether this is a tensor of float32 on the CPU, of at most kMaxDims dimensions, at an address that floats may have.
-  bool read(nanobind::handle tensor, View& to) const;
+  // Whether this is a tensor of the dtype on the CPU, of at most kMaxDims dimensions, at an address that it may have.
+  bool read(nanobind::handle tensor, View& to, nanobind::dlpack::dtype dtype = kFloat32) const;
   // Whether the values of a tensor that was read are what its memory holds, and all of it is there: a storage may have
   // been made smaller than the tensors in it.
-  bool holds(nanobind::handle tensor, const View& view) const;
+  bool holds(nanobind::handle tensor, const View& view, nanobind::dlpack::dtype dtype = kFloat32) const;
   bool requires_grad(nanobind::handle tensor) const;
   // A tensor that is not initialised; `like` is one that was read.
   nanobind::object empty(nanobind::handle like, const Shape& shape, View& to) const;

@@ -18,6 +18,9 @@ class Torch:
 class Kept:
     """What a stack's forward kept for its backward."""
 
+class Pieces:
+    """The lengths and the resets of a call's rows."""
+
 class Stack:
     """The layers of a module as one call: csrc/stack.h. Tensors given are x, the initial states and the weights."""
 
@@ -31,13 +34,21 @@ class Stack:
         names: tuple[str, ...],
         shapes: Sequence[Sequence[int]],
     ) -> None: ...
+    def cut(self, lengths: object, reset: object, batch_first: bool) -> Pieces | None:
+        """Copy lengths and resets; None if they are not what csrc/stack.h says."""
+
     def gather(
-        self, parameters: Mapping[str, Tensor | None], x: object, states: object, batch_first: bool
+        self,
+        parameters: Mapping[str, Tensor | None],
+        x: object,
+        states: object,
+        batch_first: bool,
+        pieces: Pieces | None,
     ) -> tuple[tuple[Tensor, ...], bool] | None:
         """Return the tensors of a call and whether one requires a gradient; None if some cannot be read as they are."""
 
     def forward(
-        self, given: tuple[Tensor, ...], batch_first: bool, keep: str, threads: int
+        self, given: tuple[Tensor, ...], batch_first: bool, pieces: Pieces | None, keep: str, threads: int
     ) -> tuple[tuple[Tensor, ...], Kept | None]:
         """Run the layers on what was gathered: the results, and what is kept unless ``keep`` is "nothing"."""
 
@@ -70,7 +81,7 @@ def use_isa(name: str) -> None:
     """Use an instruction set from now on, in all threads; ValueError if it is not available. For tests."""
 
 def team() -> str:
-    """Return whose threads do the work: "libgomp" or "own"."""
+    """Return whose threads do the work: "libgomp" or "own", or "none" after a fork."""
 
 def layer(
     inputs: int,

@@ -15,8 +15,9 @@ class Engine(NamedTuple):
         isa: the instruction set in use: the best one, or the one that the environment variable GATEWISE_ISA names.
         isas: those that this machine can use, the best first.
         threads: the most threads that a call uses: torch's number where torch is loaded (``torch.set_num_threads``
-            sets it), else that of the processors.
-        team: whose threads they are: "libgomp" for torch's, or "own".
+            sets it), else that of the processors; 1 in a process that was forked.
+        team: whose threads they are: "libgomp" for torch's, or "own"; "none" in a process that was forked, where the
+            caller's thread works alone.
     """
 
     isa: str
@@ -33,9 +34,9 @@ def engine() -> Engine:
         >>> gatewise.engine().isa in gatewise.engine().isas
         True
     """
-    torch = sys.modules.get("torch")
-    threads = _processors() if torch is None else torch.get_num_threads()
-    return Engine(isa(), tuple(_native.available_isas()), threads, _native.team())
+    torch, team = sys.modules.get("torch"), _native.team()
+    threads = 1 if team == "none" else _processors() if torch is None else torch.get_num_threads()
+    return Engine(isa(), tuple(_native.available_isas()), threads, team)
 
 
 def isa() -> str:

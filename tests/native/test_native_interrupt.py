@@ -109,6 +109,46 @@ def test_control_c_ends_a_long_call(threads: int, gradient: bool, save: str, cel
     assert trains
 
 
+WAITING = (
+    COMMON
+    + """
+signal.signal(signal.SIGINT, signal.default_int_handler)
+rows = 16
+
+def uneven(T):
+    lengths = torch.ones(rows, dtype=torch.int64)
+    lengths[: rows // 2] = T
+    with torch.no_grad():
+        return layer(row.expand(T, rows, D), lengths=lengths)
+
+T = int(3 * 500 / timed(uneven, 500)[0])
+waits = []
+for _ in range(4):
+    sent = []
+
+    def send():
+        time.sleep(0.3)
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=send, daemon=True).start()
+    try:
+        uneven(T)
+    except KeyboardInterrupt:
+        waits.append(time.perf_counter() - sent[0])
+print(json.dumps([waits, same(small(), before)]))
+"""
+)
+
+
+def test_control_c_ends_a_call_whose_caller_waits_for_another_thread():
+    """Of two threads one has the long rows, the other next to nothing; who is who is a matter of chance."""
+    waits, same = in_process(WAITING, 2, False, "all", "lstm")
+    assert len(waits) == 4
+    assert max(waits) < 1
+    assert same
+
+
 HANDLERS = (
     COMMON
     + """

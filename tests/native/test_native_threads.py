@@ -239,6 +239,25 @@ def test_a_fork_computes_the_same():
     assert done.stdout.split() == ["True", "True", "True"], done.stderr
 
 
+TEAM = """
+import os, gatewise, torch
+torch.set_num_threads(2)
+print(gatewise.engine().threads, gatewise.engine().team, flush=True)
+if not os.fork():
+    print(gatewise.engine().threads, gatewise.engine().team, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_fork_says_that_it_works_alone():
+    done = subprocess.run([sys.executable, "-c", TEAM], capture_output=True, text=True, timeout=60, check=False)
+    parent, child = done.stdout.splitlines()
+    assert parent.split()[0] == "2"
+    assert parent.split()[1] in {"libgomp", "own"}
+    assert child == "1 none"
+
+
 AMID = """
 import os, signal, sys, threading, torch
 from gatewise import LSTM

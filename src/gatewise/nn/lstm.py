@@ -256,8 +256,10 @@ class LSTM(nn.Module):
             with one entry for each layer and direction (in the order of the states' first dimension), a dictionary from
             each gate's and each state's name to its values over time, laid out as the outputs are.
         """
-        if lengths is None and reset is None and trace is False and self._plain() and type(input) is Tensor:
-            results = self._direct.run(self._parameters, input, hx, self.batch_first, self.save)
+        if trace is False and self._plain() and type(input) is Tensor:
+            results = self._direct.run(
+                self._parameters, input, hx, self.batch_first, self.save, lengths=lengths, reset=reset
+            )
             if results is not None:
                 return results[0], self._state(*results[1:])
         if isinstance(input, PackedSequence):

@@ -8,7 +8,7 @@ calls do with a torch before 2.10, whose tensors cannot be read without Python.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,7 +98,15 @@ class Direct:
         )
 
     def run(
-        self, parameters: Mapping[str, Tensor | None], x: Tensor, hx: object, batch_first: bool, save: str
+        self,
+        parameters: Mapping[str, Tensor | None],
+        x: Tensor,
+        hx: object,
+        batch_first: bool,
+        save: str,
+        *,
+        lengths: object = None,
+        reset: object = None,
     ) -> tuple[Tensor, ...] | None:
         """Run the layers, or return None if the call does not fit.
 
@@ -108,6 +116,8 @@ class Direct:
             hx: the initial states, a tuple of [L·S, B, ·], or None for zeros.
             batch_first: whether the batch comes first.
             save: as for ``layer``.
+            lengths: as for ``layer``.
+            reset: as for ``layer``, laid out as x is.
 
         Returns:
             y laid out as x is, then the final states; of a step only these.
@@ -115,23 +125,45 @@ class Direct:
         if not undisturbed() or self.stack is None:
             return None
         stack = self.stack
-        found = stack.gather(parameters, x, hx, batch_first)
+        pieces = None
+        if lengths is not None or reset is not None:
+            pieces = stack.cut(lengths, reset, batch_first)
+            if pieces is None:
+                return None
+        found = stack.gather(parameters, x, hx, batch_first, pieces)
         if found is None:
             return None
         given, gradient = found
         if not gradient or not torch.is_grad_enabled():
-            return stack.forward(given, batch_first, "nothing", torch.get_num_threads())[0]
-        # The long way knows how to do without what a hook does not see.
-        return _apply(self, batch_first, save, *given) if keeps(save) == save else None
+            return stack.forward(given, batch_first, pieces, "nothing", torch.get_num_threads())[0]
+        if keeps(save) != save:
+            # The long way knows how to do without what a hook does not see.
+            return None
+        return _apply(_Cut(self, batch_first, pieces, _copied(lengths), _copied(reset)), save, *given)
+
+
+class _Cut(NamedTuple):
+    """What a call is besides its tensors, with copies of lengths and resets in both forms."""
+
+    direct: Direct
+    batch_first: bool
+    pieces: Any
+    lengths: Tensor | None
+    reset: Tensor | None
+
+
+def _copied(tensor: Any) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
 
 
 class _Stack(torch.autograd.Function):
     """All layers as one node. A second derivative goes through the reference."""
 
     @staticmethod
-    def forward(ctx: Any, direct: Direct, batch_first: bool, save: str, *given: Tensor) -> tuple[Tensor, ...]:
-        results, ctx.kept = direct.stack.forward(given, batch_first, save, torch.get_num_threads())
-        ctx.call = direct, batch_first
+    def forward(ctx: Any, cut: _Cut, save: str, *given: Tensor) -> tuple[Tensor, ...]:
+        direct, batch_first, pieces, _, _ = cut
+        results, ctx.kept = direct.stack.forward(given, batch_first, pieces, save, torch.get_num_threads())
+        ctx.cut = cut
         ctx.set_materialize_grads(False)
         # The outputs are the caller's, who may change them: they are saved as such, so that autograd watches them.
         ctx.save_for_backward(results[0], *given)
@@ -141,9 +173,8 @@ class _Stack(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad
         if torch.is_grad_enabled() or not has_memory(gradients):
-            again = partial(_by_reference, *ctx.call)
-            return None, None, None, *by_reference(again, saved[1:], wanted[3:], gradients)
-        found = ctx.call[0].stack.backward(ctx.kept, saved, wanted, gradients, torch.get_num_threads())
+            return None, None, *by_reference(partial(_by_reference, ctx.cut), saved[1:], wanted[2:], gradients)
+        found = ctx.cut.direct.stack.backward(ctx.kept, saved, wanted, gradients, torch.get_num_threads())
         if found is None:
             raise InputError("a tensor that backward needs has changed its shape or its memory since the forward call.")
         if frees_graph():
@@ -155,14 +186,16 @@ class _Stack(torch.autograd.Function):
 _apply = super(torch.autograd.Function, _Stack).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _by_reference(direct: Direct, batch_first: bool, given: Sequence[Tensor]) -> list[Tensor]:
+def _by_reference(cut: _Cut, given: Sequence[Tensor]) -> list[Tensor]:
     """What the layers compute, by the reference."""
+    direct, batch_first, _, lengths, reset = cut
     count = direct.count * len(direct.kinds)
     x, *hx = given[:-count]
     weights = given[-count:]
     if direct.steps:
         x, hx = x.unsqueeze(0), [part.unsqueeze(0) for part in hx]
     y = x.transpose(0, 1) if batch_first else x
+    reset = reset.transpose(0, 1) if reset is not None and batch_first else reset
     final: list[State] = []
     for first in range(0, direct.count, direct.directions):
         directions: list[Direction] = []
@@ -171,7 +204,7 @@ def _by_reference(direct: Direct, batch_first: bool, given: Sequence[Tensor]) ->
             state = tuple(part[number] for part in hx) or tuple(y.new_zeros(y.shape[1], n) for n in direct.sizes)
             named = Weights(**dict(zip(direct.kinds, own, strict=True)))
             directions.append(Direction(state, named, number % direct.directions == 1))
-        result = reference(Call(y, directions, direct.variant), None)
+        result = reference(Call(y, directions, direct.variant, lengths, reset), None)
         y = result.y
         final += result.states
     if direct.steps:

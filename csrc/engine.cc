@@ -347,13 +347,15 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
   const Buffer memory(floats_of(take));
   Scratch scratch(memory.data());
   take(scratch);
-  pack(plan, weights, packed, true);
+  const bool unpacked = plan.sizes.unpacked && plan.schedule.row_steps() == 1;
+  pack(plan, weights, packed, !unpacked);
   const std::vector<std::ptrdiff_t> place = places(plan);
   Poll poll(interrupt);
   auto work = [&](std::size_t worker, std::size_t group) {
     for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
     Job job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratches + worker * per_group);
     job.watch = poll.watch();
+    if (unpacked) job.weights = weights;
     kernels.forward(job);
   };
   parallel(plan.threads, plan.groups.size(), work, poll);

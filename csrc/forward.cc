@@ -83,8 +83,14 @@ void single_row(const GateTile& tile, std::size_t blocks, std::size_t apart) {
 
 }  // namespace
 
+bool has_options(const Layer& layer, const Sequence& s) {
+  bool traces = false;
+  for (const float* trace : s.trace) traces = traces || trace;
+  return layer.clips || layer.layer_norm || layer.seen_count || layer.keeps_pre() || s.h_mask || s.c_mask || traces;
+}
+
 void ForwardGroup::run() {
-  options_ = options();
+  options_ = has_options(layer_, *job_.sequence);
   point_ = forward_point(layer_.row, options_);
   plan_pieces();
   begin();
@@ -123,14 +129,6 @@ void ForwardGroup::take(Scratch& scratch) {
     rows.fresh = scratch.take(layer_.layer_norm ? plane() : 0);
     rows.stats = scratch.take(layer_.layer_norm ? 3 * kChunk : 0);
   }
-}
-
-// Whether anything is asked for that the compiled rows leave out.
-bool ForwardGroup::options() const {
-  const Sequence& s = *job_.sequence;
-  bool traces = false;
-  for (const float* trace : s.trace) traces = traces || trace;
-  return layer_.clips || layer_.layer_norm || layer_.seen_count || layer_.keeps_pre() || s.h_mask || s.c_mask || traces;
 }
 
 void ForwardGroup::plan_pieces() {
@@ -249,7 +247,7 @@ void ForwardGroup::single_step(std::size_t s) {
   const std::size_t pairs = (layout_.blocks + 1) / 2, first = hoists() ? input_groups_ : 0;
   const PieceGroup pieces = {groups_[first].first, groups_[group_count_ - 1].last};
   float* const gates = step_gates(rows, s, 0);
-  for (std::size_t i = 0; i < pairs; ++i) {
+  for (std::size_t i = 0; i < pairs && !job_.weights; ++i) {
     const std::size_t block = 2 * in_turn(s, i, pairs), blocks = block + 1 < layout_.blocks ? 2 : 1;
     const GateTile tile = tile_of(block, pieces, rows, first == 0, true, gates + block * layout_.line);
     switch (layer_.gates()) {
@@ -266,6 +264,7 @@ void ForwardGroup::single_step(std::size_t s) {
         single_row<4>(tile, blocks, layout_.block);
     }
   }
+  if (job_.weights) multiply_unpacked(gates);
   ForwardBlock at = block_of(rows, s, 0, gates);
   at.across = true;
   at.rows = layout_.blocks;

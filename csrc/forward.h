@@ -27,6 +27,9 @@ inline std::size_t in_turn(std::size_t step, std::size_t i, std::size_t count) {
 
 struct GateTile;
 
+// Whether anything is asked for that the compiled rows leave out.
+bool has_options(const Layer& layer, const Sequence& sequence);
+
 // The rows of one chunk in forward. Arrays of pointers have kChunk elements.
 struct ForwardRows {
   const Chunk* chunk;
@@ -76,8 +79,6 @@ class ForwardGroup {
     return layer_.recurrent() > layout_.seen_depth ? layer_.recurrent() : layout_.seen_depth;
   }
 
-  bool options() const;
-
   void plan_pieces();
 
   void begin();
@@ -124,6 +125,8 @@ class ForwardGroup {
   void step(std::size_t s);
 
   void single_step(std::size_t s);
+
+  void multiply_unpacked(float* gates) const;
 
   ForwardBlock block_of(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates) const;
 

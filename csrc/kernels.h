@@ -24,6 +24,8 @@ struct Watch {
   bool asks = false;
 
   [[gnu::always_inline]] bool stopped() const {
+    // Once is enough: another signal waits for the interpreter.
+    if (interrupt->stop.load(std::memory_order_relaxed)) return true;
     if (asks) {
       const auto now = std::chrono::steady_clock::now();
       if (now - interrupt->asked > std::chrono::milliseconds(50)) {
@@ -55,6 +57,8 @@ struct Job {
   const Layer* layer = nullptr;
   const Sequence* sequence = nullptr;
   const float* packed = nullptr;
+  // Of a call with one row-step, whose blocks are not packed: the weights as they are. Else null.
+  const float* const* weights = nullptr;
   const Chunk* const* chunks = nullptr;
   std::size_t count = 0;
   const std::ptrdiff_t* place = nullptr;  // by chunk index: row-step (chunk, s) lies at place + offset(s) in a window
@@ -121,6 +125,7 @@ struct Sizes {
   std::size_t forward_scratch, backward_scratch;  // per chunk of a job, and once more
   std::size_t blocks, panels;                     // of gates and of projections, to share out
   std::size_t reduce_scratch;
+  bool unpacked;  // whether forward takes Job::weights
 };
 
 struct Kernels {

@@ -1,32 +1,13 @@
 // Weights into the order in which the kernels read them, and gradients back. layout.h says where things lie.
 #include <cstring>
-#include <utility>
 
 #include "kernels.h"
 #include "layout.h"
+#include "transpose.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {
 namespace {
-
-// One step of a transposition: a keeps its lanes without the bit `kBit` and takes b's from the left, b likewise.
-template <int kBit, int... kLane>
-inline void exchange(Floats& a, Floats& b, std::integer_sequence<int, kLane...>) {
-  const int width = kWidth;
-  const Floats first = __builtin_shufflevector(a, b, ((kLane & kBit) ? width + kLane - kBit : kLane)...);
-  b = __builtin_shufflevector(a, b, ((kLane & kBit) ? width + kLane : kLane + kBit)...);
-  a = first;
-}
-
-template <int kBit>
-inline void transpose_from(Floats (&v)[kWidth]) {
-  if constexpr (kBit < static_cast<int>(kWidth)) {
-#pragma GCC unroll 16
-    for (std::size_t i = 0; i < kWidth; ++i)
-      if (!(i & kBit)) exchange<kBit>(v[i], v[i + kBit], std::make_integer_sequence<int, kWidth>{});
-    transpose_from<2 * kBit>(v);
-  }
-}
 
 // to[k][lane] = rows[lane][k] for the columns of some rows, lines `line` apart; zeros in the other lanes.
 void transpose_in(const float* rows, std::size_t columns, std::size_t lanes, float* to, std::size_t line) {

@@ -57,7 +57,7 @@ class Stack {
   nanobind::tuple forward(const nanobind::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
                           const std::string& keep, std::size_t threads) const;
   // The gradients of all that is `wanted`, the last of which are the given tensors, None for the others; or None if a
-  // saved tensor is not what it was. `saved` are the first result and what was given.
+  // saved tensor is not what it was, or a gradient cannot be read. `saved` are the first result and what was given.
   nanobind::object backward(const Kept& kept, const nanobind::tuple& saved, const nanobind::tuple& wanted,
                             const nanobind::tuple& gradients, std::size_t threads) const;
 

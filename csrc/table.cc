@@ -27,6 +27,7 @@ std::size_t forward_scratch(const Layer&, const Sequence&);
 std::size_t backward_scratch(const Layer&, const Sequence&);
 std::size_t backward_state(const Layer&);
 std::size_t reduce_scratch(const Layer&);
+bool has_options(const Layer&, const Sequence&);
 
 namespace {
 
@@ -47,6 +48,7 @@ Sizes sizes(const Layer& layer, const Sequence& sequence) {
       .blocks = layout.blocks,
       .panels = layout.projection.count(),
       .reduce_scratch = reduce_scratch(layer),
+      .unpacked = !has_options(layer, sequence),
   };
 }
 

@@ -60,7 +60,7 @@ class Stack:
         gradients: tuple[Tensor | None, ...],
         threads: int,
     ) -> tuple[Tensor | None, ...] | None:
-        """Return the gradients, or None if a saved tensor (the first result, what was given) is not what it was."""
+        """Return the gradients, or None if one given or a saved tensor (the first result, then ``given``) is unfit."""
 
 def torch(
     exchange: object,

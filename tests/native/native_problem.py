@@ -220,13 +220,13 @@ def draw(  # noqa: PLR0917 - the field's letters in their order
 
 
 @cache
-def exact(problem: Problem) -> Outcome:
+def exact(problem: Problem, *, trace: bool = True) -> Outcome:
     """What the equations give in float64."""
-    return problem.run("reference", torch.float64)
+    return problem.run("reference", torch.float64, trace=trace)
 
 
 @cache
-def singles(problem: Problem, *, neighbours: int | None = None) -> list[Outcome]:
+def singles(problem: Problem, *, neighbours: int | None = None, trace: bool = True) -> list[Outcome]:
     """What the reference gives in float32.
 
     Where rounding errors are multiplied, one run alone may be exact by luck; there it also runs with numbers moved to
@@ -234,7 +234,7 @@ def singles(problem: Problem, *, neighbours: int | None = None) -> list[Outcome]
     """
     times = 3 * multiplies(problem.variant) if neighbours is None else neighbours
     moved = [problem.map(_Neighbours(seed)) for seed in range(times)]
-    return [given.run("reference") for given in (problem, *moved)]
+    return [given.run("reference", trace=trace) for given in (problem, *moved)]
 
 
 class _Neighbours:

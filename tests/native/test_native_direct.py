@@ -323,6 +323,31 @@ def test_gradients_come_in_any_memory(kind: str):
     assert_same(torch.autograd.grad((y, h), leaves, odd), expected)
 
 
+def test_a_gradient_may_be_of_any_class():
+    ours, peer = LSTM(D, H, backend=BACKEND), LSTM(D, H, backend=BACKEND)
+    peer.load_state_dict(ours.state_dict())
+    for layer, kind in ((ours, Tagged), (peer, Tensor)):
+        y, _ = layer(draw(T, B, D))
+        y.backward(draw(T, B, H).as_subclass(kind))
+    assert_same([p.grad for p in ours.parameters()], [p.grad for p in peer.parameters()])  # pyright: ignore[reportArgumentType] - they are there
+
+
+@pytest.mark.parametrize("save", ["nothing", "some"])
+def test_a_word_of_no_meaning_is_told(save: str):
+    layer = LSTM(D, H, backend=BACKEND)
+    layer.save = save
+    with torch.no_grad(), pytest.raises(InputError, match="save must be one of all, states"):
+        layer(draw(T, B, D))
+
+
+def test_batch_first_may_be_a_number():
+    layer = LSTM(D, H, batch_first=True, backend=BACKEND)
+    x = draw(B, T, D)
+    expected = layer(x)[0]
+    layer.batch_first = 1  # pyright: ignore[reportAttributeAccessIssue] - which is what is tried
+    assert_same([layer(x)[0]], [expected])
+
+
 def test_what_hooks_hand_back_serves_for_more_than_one_backward():
     layer, x = LSTM(D, H, 2, bidirectional=True, backend=BACKEND), draw(T, B, D)
     leaves = list(layer.parameters())

@@ -302,11 +302,9 @@ class LSTM(nn.Module):
 
     def _plain(self) -> bool:
         """Whether a call is nothing but its layers, on the native engine."""
-        if self.backend not in ops.DIRECT or self.learned_state or self._zoneout != (0.0, 0.0):
-            return False
-        if self.residual and self.num_layers > 2:
-            return False
-        return not (self.training and (self.dropout or self.recurrent_dropout or self.weight_drop))
+        drops = self.training and (self.dropout or self.recurrent_dropout or self.weight_drop)
+        more = self.learned_state or self._zoneout != (0.0, 0.0) or (self.residual and self.num_layers > 2)
+        return self.backend in ops.DIRECT and not more and not drops
 
     def _run(
         self,

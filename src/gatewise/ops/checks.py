@@ -102,11 +102,27 @@ def checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     if x.dim() > 1 and lengths.shape != (x.shape[1],):
         raise ShapeError(f"lengths must have shape {[x.shape[1]]} (one for each row), got {list(lengths.shape)}.")
     if readable(lengths):
+        if not _functorch.is_functorch_wrapped_tensor(lengths):
+            check_storage(lengths)
         steps = x.shape[0]
         for row, length in enumerate(lengths.tolist()):
             if not 0 <= length <= steps:
                 raise InputError(f"lengths must be from 0 to T, {steps}; lengths[{row}] is {length}.")
     return lengths.to(x.device, torch.int64)
+
+
+def check_storage(tensor: Tensor) -> None:
+    """Refuse a tensor of which some elements lie outside its storage."""
+    count = tensor.numel()
+    if not count:
+        return
+    if not tensor.is_contiguous():
+        count = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    if (
+        not tensor.data_ptr()
+        or (tensor.storage_offset() + count) * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
+        raise InputError("a tensor's storage is smaller than its shape; it was freed or resized, or never allocated.")
 
 
 def readable(tensor: Tensor) -> bool:

@@ -34,7 +34,16 @@ from gatewise.spec import Variant
 DIRECT = ("auto", "native")
 """The backends that this stands for."""
 
-_TORCH = _native.torch(getattr(Tensor, "__dlpack_c_exchange_api__", None), (Tensor, Parameter), KEPT, empty, dense)
+_SAVES = ("all", "states")
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The same as a dense tensor, and no more than that: a gradient may be of any class."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return dense(tensor.as_subclass(Tensor))
+
+
+_TORCH = _native.torch(getattr(Tensor, "__dlpack_c_exchange_api__", None), (Tensor, Parameter), KEPT, empty, _dense)
 
 
 def undisturbed() -> bool:
@@ -122,9 +131,9 @@ class Direct:
         Returns:
             y laid out as x is, then the final states; of a step only these.
         """
-        if not undisturbed() or self.stack is None:
+        if not undisturbed() or self.stack is None or save not in _SAVES:
             return None
-        stack = self.stack
+        stack, batch_first = self.stack, bool(batch_first)
         pieces = None
         if lengths is not None or reset is not None:
             pieces = stack.cut(lengths, reset, batch_first)
@@ -176,7 +185,10 @@ class _Stack(torch.autograd.Function):
             return None, None, *by_reference(partial(_by_reference, ctx.cut), saved[1:], wanted[2:], gradients)
         found = ctx.cut.direct.stack.backward(ctx.kept, saved, wanted, gradients, torch.get_num_threads())
         if found is None:
-            raise InputError("a tensor that backward needs has changed its shape or its memory since the forward call.")
+            raise InputError(
+                "a gradient cannot be read, or a tensor that backward needs has changed its shape or its memory since "
+                "the forward call."
+            )
         if frees_graph():
             ctx.kept = None
         return found

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from gatewise import _native
-from gatewise.errors import InputError
 from gatewise.machine import isa
 from gatewise.ops.call import Call, Direction, Result, assembled, flat, grouped, named, rows_of, tensors
+from gatewise.ops.checks import check_storage
 from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory, keeps
 from gatewise.ops.plain import reference
 from gatewise.reference import Noise, State, Weights, over_time, traced_names
@@ -276,21 +276,7 @@ def dense(tensor: Tensor) -> Tensor:
 
 def _plain(tensor: Tensor) -> Tensor:
     """Return a tensor whose memory exists and holds its values, at addresses that its dtype may have."""
-    _check_storage(tensor)
+    check_storage(tensor)
     if tensor.is_neg():
         tensor = tensor.resolve_neg()
     return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
-
-
-def _check_storage(tensor: Tensor) -> None:
-    """Refuse a tensor of which some elements lie outside its storage."""
-    count = tensor.numel()
-    if not count:
-        return
-    if not tensor.is_contiguous():
-        count = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    if (
-        not tensor.data_ptr()
-        or (tensor.storage_offset() + count) * tensor.element_size() > tensor.untyped_storage().nbytes()
-    ):
-        raise InputError("a tensor's storage is smaller than its shape; it was freed or resized, or never allocated.")

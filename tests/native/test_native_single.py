@@ -1,0 +1,72 @@
+"""A row alone, and a step alone: ways of their own through the kernels, to the same bits.
+
+Nothing but y and states is asked for: traces go another way.
+"""
+
+from typing import Any
+
+import pytest
+from native_problem import Problem, check, check_same_bits, draw, exact, singles
+from native_rows import EVERY, name_of
+from test_native_invariance import owned, picked, run_in_pieces
+
+from gatewise.spec import Cell
+
+T = 19  # more than the products with x are formed ahead
+SIZES = [(5, 20), (17, 7), (9, 33), (1, 1), (24, 64)]
+PROJECTED: list[tuple[str | Cell, dict[str, Any]]] = [("lstm", {"proj_size": 5, "nonrecurrent_proj_size": 3})]
+CASES: list[tuple[str | Cell, dict[str, Any]]] = [
+    *((cell, {}) for cell in EVERY),
+    *PROJECTED,
+    ("lstm", {"bias": False}),
+]
+
+every_case = pytest.mark.parametrize(
+    ("cell", "wanted"), CASES, ids=lambda value: name_of(value) if isinstance(value, str | Cell) else " ".join(value)
+)
+every_size = pytest.mark.parametrize(("inputs", "hidden"), SIZES)
+
+
+def problem_of(cell: str | Cell, sizes: tuple[int, int], wanted: dict[str, Any], way: Any = "both") -> Problem:
+    return draw(cell, T, 3, *sizes, way, **wanted)
+
+
+@every_case
+@every_size
+@pytest.mark.usefixtures("isa")
+def test_a_row_alone_has_the_bits_it_has_in_a_batch(cell: str | Cell, wanted: dict[str, Any], inputs: int, hidden: int):
+    problem = problem_of(cell, (inputs, hidden), wanted)
+    whole = problem.run(trace=False)
+    for row in range(3):
+        alone = problem.rows([row])
+        ours = alone.run(trace=False)
+        check_same_bits(ours.values, {name: picked(name, value, [row]) for name, value in whole.values.items()})
+        names = owned(ours)
+        check_same_bits(ours.gradients, {name: picked(name, whole.gradients[name], [row]) for name in names}, names)
+        check_same_bits(alone.forward(), ours.values)
+        check_same_bits(alone.run(trace=False, save="states").gradients, ours.gradients)
+
+
+@every_case
+@every_size
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.usefixtures("isa")
+def test_step_by_step(cell: str | Cell, wanted: dict[str, Any], inputs: int, hidden: int, way: Any):
+    problem = problem_of(cell, (inputs, hidden), wanted, way).rows([1])
+    whole = problem.run(trace=False).values
+    every = list(range(T + 1))
+    check_same_bits(run_in_pieces(problem, every, lambda piece: piece.forward()), whole)
+    check_same_bits(run_in_pieces(problem, every, lambda piece: piece.run(trace=False).values), whole)
+    check_same_bits(run_in_pieces(problem, every, lambda piece: piece.run(trace=False, save="states").values), whole)
+
+
+@every_case
+@every_size
+@pytest.mark.usefixtures("isa")
+def test_values_and_gradients_of_one_row_and_of_one_step(
+    cell: str | Cell, wanted: dict[str, Any], inputs: int, hidden: int
+):
+    row = problem_of(cell, (inputs, hidden), wanted).rows([2])
+    for problem in (row.steps(0, 7), row.steps(3, 4)):
+        truth, peers = exact(problem, trace=False), singles(problem, trace=False)
+        check(problem, problem.run(trace=False), truth, peers)

@@ -149,45 +149,6 @@ def test_control_c_ends_a_call_whose_caller_waits_for_another_thread():
     assert same
 
 
-TWICE = (
-    COMMON
-    + """
-entered = []
-
-def handler(number, frame):
-    entered.append(1)
-    if len(entered) == 1:
-        raise RuntimeError("first")
-    time.sleep(0.001)
-    left.append(1)
-
-signal.signal(signal.SIGALRM, handler)
-wide, x = LSTM(8, 5000, backend=backend), torch.randn(6, 16, 8)
-said, whole = [], True
-for _ in range(4):
-    entered.clear()
-    left = []
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.01)
-        with torch.no_grad():
-            for _ in range(200):
-                wide(x)
-    except RuntimeError as error:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        said.append(str(error))
-    whole = whole and len(left) == len(entered) - 1
-print(json.dumps([said, whole]))
-"""
-)
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
-def test_a_second_signal_waits_until_the_first_ones_error_is_raised():
-    said, whole = in_process(TWICE, 2, False, "all", "lstm")
-    assert said == ["first"] * 4
-    assert whole
-
-
 HANDLERS = (
     COMMON
     + """

@@ -33,7 +33,7 @@ format: $(VENV)/installed
 	$(PY) -m ruff format
 	$(VENV)/bin/clang-format -i csrc/*
 
-# About 1 minute, 10, and 75 (every shape and peer). All figures go to build/, the table to the screen.
+# About 1 minute, 12, and 75 (every shape and peer). All figures go to build/, the table to the screen.
 bench-quick: $(VENV)/installed
 	$(PY) -m bench --suite quick --json build/bench-quick.json
 

@@ -49,6 +49,16 @@ def estimate(T):
     took, y = timed(forward, T)
     return took, timed(backward, y)[0] if gradient else 0.0
 
+sent = []
+
+def interrupt(seconds):
+    # Nothing tells from outside that a call is under way: it is given time to begin.
+    def send():
+        time.sleep(seconds)
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=send, daemon=True).start()
+
 estimate(50)
 probe = 1000
 forward_time, backward_time = (part / probe for part in estimate(probe))
@@ -59,14 +69,6 @@ INTERRUPT = (
     COMMON
     + """
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sent = []
-
-def interrupt(seconds):
-    def send():
-        time.sleep(seconds)
-        sent.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
-    threading.Thread(target=send, daemon=True).start()
 
 # Only what is left of the call after the signal has to be long.
 T = int(3 / backward_time if gradient else 5.5 / forward_time)
@@ -124,18 +126,11 @@ def uneven(T):
 T = int(3 * 500 / timed(uneven, 500)[0])
 waits = []
 for _ in range(4):
-    sent = []
-
-    def send():
-        time.sleep(0.3)
-        sent.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=send, daemon=True).start()
+    interrupt(0.3)
     try:
         uneven(T)
     except KeyboardInterrupt:
-        waits.append(time.perf_counter() - sent[0])
+        waits.append(time.perf_counter() - sent[-1])
 print(json.dumps([waits, same(small(), before)]))
 """
 )

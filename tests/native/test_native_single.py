@@ -31,11 +31,22 @@ def problem_of(cell: str | Cell, sizes: tuple[int, int], wanted: dict[str, Any],
     return draw(cell, T, 3, *sizes, way, **wanted)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "cifg", "rnn"])
+@pytest.mark.parametrize("sizes", [(9, 300), (1100, 20), (760, 300)])
+@pytest.mark.usefixtures("isa")
+def test_a_row_alone_where_sums_are_deep(cell: str, sizes: tuple[int, int]):
+    """Sums that are cut in pieces, in forward and in backward."""
+    check_rows_alone(problem_of(cell, sizes, {}).steps(0, 3))
+
+
 @every_case
 @every_size
 @pytest.mark.usefixtures("isa")
 def test_a_row_alone_has_the_bits_it_has_in_a_batch(cell: str | Cell, wanted: dict[str, Any], inputs: int, hidden: int):
-    problem = problem_of(cell, (inputs, hidden), wanted)
+    check_rows_alone(problem_of(cell, (inputs, hidden), wanted))
+
+
+def check_rows_alone(problem: Problem) -> None:
     whole = problem.run(trace=False)
     for row in range(3):
         alone = problem.rows([row])

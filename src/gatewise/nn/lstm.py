@@ -348,8 +348,7 @@ class LSTM(nn.Module):
         return packed.spread(noise.drop(y[valid], self.dropout, self.generator), valid)
 
     def _direction(self, x: Tensor, index: int, state: State, start: State) -> ops.Direction:
-        end = self._suffixes[index]
-        weights = {kind: getattr(self, kind + end) for kind in self._kinds}
+        weights = {kind: getattr(self, kind + self._suffixes[index]) for kind in self._kinds}
         if self.weight_drop and self.training:
             weights["weight_hh"] = noise.drop(weights["weight_hh"], self.weight_drop, self.generator)
         masks = ops.Noise()
@@ -367,17 +366,15 @@ class LSTM(nn.Module):
 
     def _shapes(self, x: Tensor) -> dict[str, tuple[int, ...]]:
         """The shape of each state."""
-        count = self.num_layers * self._directions
-        return {name: (count, x.shape[1], size) for name, size in self._widths.items()}
+        return {name: (len(self._suffixes), x.shape[1], size) for name, size in self._widths.items()}
 
     def _starts(self, x: Tensor) -> list[State]:
         """Return the state that each layer and direction starts from when none is given."""
-        batch = x.shape[1]
         if not self.learned_state:
-            zeros = tuple(x.new_zeros(batch, size) for size in self._widths.values())
-            return [zeros] * (self.num_layers * self._directions)
+            zeros = tuple(x.new_zeros(x.shape[1], size) for size in self._widths.values())
+            return [zeros] * len(self._suffixes)
         learned = rows(self, self._start_kinds, self._suffixes)
-        return [tuple(start.expand(batch, -1) for start in own) for own in learned]
+        return [tuple(start.expand(x.shape[1], -1) for start in own) for own in learned]
 
     def _run_packed(
         self, input: PackedSequence, hx: State | Tensor | None, lengths: object, reset: object, trace: bool
@@ -399,6 +396,5 @@ class LSTM(nn.Module):
         if input.unsorted_indices is not None:
             final = [part.index_select(1, input.unsorted_indices) for part in final]
         output = packed.pack(y, valid, input), self._state(*final)
-        if not trace:
-            return output
-        return *output, [{name: packed.pack(v, valid, input) for name, v in values.items()} for values in traces]
+        shown = [{name: packed.pack(v, valid, input) for name, v in values.items()} for values in traces]
+        return (*output, shown) if trace else output

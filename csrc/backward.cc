@@ -55,11 +55,11 @@ void BackwardGroup::cell(BackwardRows& rows) {
   for (std::size_t block = 0; block < layout_.blocks; ++block) cell_block(rows, block, Stage::kOutput);
   for (std::size_t r = 0; r < rows.active; ++r) {
     const float* scale = job_.saved.scale + (rows.window + r) * 5;
-    const NormRow of_c = {rows.normalised + r * kWidth, kVectorStride, 1, layer_.hidden};
+    const NormRow<1> of_c = {rows.normalised + r * kWidth, kVectorStride, layer_.hidden};
     norm_backward(of_c, rows.hat + r * kWidth, scale[2] * scale[3], of_c.data);
   }
   for (std::size_t block = 0; block < layout_.blocks; ++block) cell_block(rows, block, Stage::kCell);
-  for (std::size_t r = 0; r < rows.active; ++r) unnormalise(rows, r);
+  for (const bool recurrent : {false, true}) unnormalise(rows, recurrent);
 }
 
 void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stage stage) const {
@@ -111,25 +111,32 @@ void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stag
   point_(layer_.row, at);
 }
 
-// From the gradients of a row's pre-activations to those of its two products, which take the normalised ones' place.
-void BackwardGroup::unnormalise(const BackwardRows& rows, std::size_t r) const {
+// From the gradients of the pre-activations to those of one of their two products, which take the normalised ones'
+// place. A step's share of a gain's gradient is summed over its rows first: one long sum would be less exact.
+void BackwardGroup::unnormalise(const BackwardRows& rows, bool recurrent) const {
   const std::size_t line = layout_.line, stride = rows.active * line;
-  const float* dpre = gates_at(rows, job_.saved.gates) + r * line;
-  const float* scale = job_.saved.scale + (rows.window + r) * 5;
-  for (const bool recurrent : {false, true}) {
-    float* const normalised = gates_at(rows, recurrent ? job_.saved.norm_h : job_.saved.norm_x) + r * line;
-    float* const d = rows.dnorm + r * line;
-    for (std::size_t block = 0; block < layout_.blocks; ++block) {
-      const float* gain = job_.packed + layout_.gain_at(recurrent) + block * line;
-      float* dgain = sums_of(rows, block) + line + kGates * kWidth + recurrent * line;
-      for (std::size_t v = 0; v < line; v += kWidth) {
-        const Floats gradient = load(dpre + block * stride + v);
-        store(dgain + v, fma(gradient, load(normalised + block * stride + v), load(dgain + v)));
-        store(d + block * stride + v, gradient * load(gain + v));
+  const float* const dpre = gates_at(rows, job_.saved.gates);
+  float* const normalised = gates_at(rows, recurrent ? job_.saved.norm_h : job_.saved.norm_x);
+  for (std::size_t block = 0; block < layout_.blocks; ++block) {
+    const float* gain = job_.packed + layout_.gain_at(recurrent) + block * line;
+    float* dgain = sums_of(rows, block) + line + kGates * kWidth + recurrent * line;
+    for (std::size_t v = 0; v < line; v += kWidth) {
+      Floats sum = {};
+      for (std::size_t at = block * stride + v; at < (block + 1) * stride; at += line) {
+        const Floats gradient = load(dpre + at);
+        sum = fma(gradient, load(normalised + at), sum);
+        store(rows.dnorm + at, gradient * load(gain + v));
       }
+      store(dgain + v, load(dgain + v) + sum);
     }
-    norm_backward({d, stride, layer_.gates(), layer_.hidden}, normalised, scale[recurrent], normalised);
   }
+  with_gates(layer_.gates(), [&](auto gates) {
+    for (std::size_t r = 0; r < rows.active; ++r) {
+      const float* scale = job_.saved.scale + (rows.window + r) * 5;
+      const NormRow<gates()> row = {rows.dnorm + r * line, stride, layer_.hidden};
+      norm_backward(row, normalised + r * line, scale[recurrent], normalised + r * line);
+    }
+  });
 }
 
 // The gradients of the states before step s, and of x.

@@ -80,7 +80,7 @@ class BackwardGroup {
 
   void cell_block(const BackwardRows& rows, std::size_t block, Stage stage) const;
 
-  void unnormalise(const BackwardRows& rows, std::size_t r) const;
+  void unnormalise(const BackwardRows& rows, bool recurrent) const;
 
   void products(std::size_t s);
 

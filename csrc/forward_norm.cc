@@ -19,7 +19,7 @@ void ForwardGroup::normalised_step(std::size_t s) {
     for (std::size_t block = 0; block < layout_.blocks; ++block)
       cell(rows, s, block, normed(rows, job_.saved.gates, rows.gates, s, block), Stage::kCell);
     for (std::size_t r = 0; r < rows.active; ++r) {
-      const Moments c = moments({rows.fresh + r * kWidth, kVectorStride, 1, layer_.hidden});
+      const Moments c = moments(NormRow<1>{rows.fresh + r * kWidth, kVectorStride, layer_.hidden});
       rows.stats[r] = c.mean;
       rows.stats[kChunk + 2 * r] = c.scale;
       rows.stats[kChunk + 2 * r + 1] = c.rstd;
@@ -46,8 +46,11 @@ void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t
   float* const x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
   float* const h = normed(rows, job_.saved.norm_h, rows.norm_h, s, 0) + r * line;
   float* const pre = normed(rows, job_.saved.gates, rows.gates, s, 0) + r * line;
-  const Moments of_x = moments({x, stride, layer_.gates(), layer_.hidden});
-  const Moments of_h = moments({h, stride, layer_.gates(), layer_.hidden});
+  Moments of_x, of_h;
+  with_gates(layer_.gates(), [&](auto gates) {
+    of_x = moments(NormRow<gates()>{x, stride, layer_.hidden});
+    of_h = moments(NormRow<gates()>{h, stride, layer_.hidden});
+  });
   if (float* kept = job_.saved.scale) {
     kept += (window(*rows.chunk, s) + r) * 5;
     kept[0] = of_x.scale * of_x.rstd;

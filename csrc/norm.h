@@ -5,6 +5,8 @@
 // overflow.
 #pragma once
 
+#include <type_traits>
+
 #include "layout.h"
 
 namespace gatewise {
@@ -14,21 +16,29 @@ constexpr float kLarge = 1e12f;
 constexpr float kNormEps = 1e-5f;
 constexpr std::size_t kParts = kWidth < 16 ? 16 / kWidth : 1;
 
-// A row: vector v of block b at data + b * block + v * kWidth; `width` units, `per_block` vectors in a block.
+// A row: vector v of block b at data + b * block + v * kWidth; `width` units, kVectors vectors in a block.
+template <std::size_t kVectors>
 struct NormRow {
   float* data;
-  std::size_t block, per_block, width;
-  std::size_t blocks() const { return vectors(width); }
-  float count() const { return static_cast<float>(width * per_block); }
+  std::size_t block, width;
+  float count() const { return static_cast<float>(width * kVectors); }
+  float* at(std::size_t b, std::size_t v) const { return data + b * block + v * kWidth; }
 };
 
-// Sixteen sums. Add each block's vectors, then take the total.
+// Sixteen sums for each vector of a block, so that no addition waits for the one before.
+template <std::size_t kVectors>
 struct LaneSums {
-  Floats part[kParts] = {};
-  void add(std::size_t block, Floats v) { part[block % kParts] = part[block % kParts] + v; }
+  Floats part[kVectors][kParts] = {};
+  [[gnu::always_inline]] void add(std::size_t v, std::size_t b, Floats value) {
+    part[v][b % kParts] = part[v][b % kParts] + value;
+  }
   float total() const {
     float lane[kParts * kWidth];
-    for (std::size_t i = 0; i < kParts; ++i) store(lane + i * kWidth, part[i]);
+    for (std::size_t i = 0; i < kParts; ++i) {
+      Floats sum = part[0][i];
+      for (std::size_t v = 1; v < kVectors; ++v) sum = sum + part[v][i];
+      store(lane + i * kWidth, sum);
+    }
     for (std::size_t half = kParts * kWidth / 2; half; half /= 2)
       for (std::size_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
     return lane[0];
@@ -36,57 +46,90 @@ struct LaneSums {
 };
 
 // Padding counts for nothing.
-inline Floats only(Floats v, std::size_t lanes) {
+[[gnu::always_inline]] inline Floats only(Floats v, std::size_t lanes) {
+  if (lanes == kWidth) return v;
   float kept[kWidth];
   store(kept, v);
   return load_some(kept, lanes);
+}
+
+// Calls use(b, v, lanes) for all vectors. What depends on b % kParts, and on whether a block is full, is settled when
+// it is compiled.
+template <std::size_t kVectors, class Use>
+[[gnu::always_inline]] inline void each_vector(std::size_t width, Use use) {
+  const std::size_t full = width / kWidth;
+  std::size_t b = 0;
+  for (; b + kParts <= full; b += kParts)
+    for (std::size_t part = 0; part < kParts; ++part)
+      for (std::size_t v = 0; v < kVectors; ++v) use(b + part, v, kWidth);
+  for (; b < vectors(width); ++b)
+    for (std::size_t v = 0; v < kVectors; ++v) use(b, v, lanes_of(b, width));
 }
 
 struct Moments {
   float scale, mean, rstd;  // normalised = (v * scale - mean) * rstd
 };
 
-inline Moments moments(const NormRow& row) {
-  Floats largest = {};
-  for (std::size_t b = 0; b < row.blocks(); ++b)
-    for (std::size_t v = 0; v < row.per_block; ++v) {
-      const Floats value = from_bits(bits(load(row.data + b * row.block + v * kWidth)) & 0x7fffffff);
-      largest = value > largest ? value : largest;
-    }
+[[gnu::always_inline]] inline Floats magnitude(Floats v) { return from_bits(bits(v) & 0x7fffffff); }
+
+// What the values are multiplied by before all else: less than 1 where their squares would overflow.
+template <std::size_t kVectors>
+float norm_scale(const NormRow<kVectors>& row) {
+  Floats largest[kVectors] = {};
+  each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t) __attribute__((always_inline)) {
+    const Floats value = magnitude(load(row.at(b, v)));
+    largest[v] = value > largest[v] ? value : largest[v];
+  });
   float most = 0.0f;
-  for (std::size_t i = 0; i < kWidth; ++i) most = largest[i] > most ? largest[i] : most;
-  const float scale = most > kLarge ? kLarge / most : 1.0f;
-  LaneSums sum, square;
-  for (std::size_t b = 0; b < row.blocks(); ++b)
-    for (std::size_t v = 0; v < row.per_block; ++v)
-      sum.add(b, only(load(row.data + b * row.block + v * kWidth) * scale, lanes_of(b, row.width)));
+  for (std::size_t v = 0; v < kVectors; ++v)
+    for (std::size_t i = 0; i < kWidth; ++i) most = largest[v][i] > most ? largest[v][i] : most;
+  return most > kLarge ? kLarge / most : 1.0f;
+}
+
+template <std::size_t kVectors>
+Moments moments(const NormRow<kVectors>& row) {
+  const float scale = norm_scale(row);
+  LaneSums<kVectors> sum, square;
+  each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
+    sum.add(v, b, only(load(row.at(b, v)) * scale, lanes));
+  });
   const float mean = sum.total() / row.count();
-  for (std::size_t b = 0; b < row.blocks(); ++b)
-    for (std::size_t v = 0; v < row.per_block; ++v) {
-      const Floats off = only(load(row.data + b * row.block + v * kWidth) * scale - mean, lanes_of(b, row.width));
-      square.add(b, off * off);
-    }
+  each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
+    const Floats off = only(load(row.at(b, v)) * scale - mean, lanes);
+    square.add(v, b, off * off);
+  });
   return {scale, mean, 1.0f / __builtin_sqrtf(square.total() / row.count() + kNormEps)};
 }
 
 // The gradient of the values from that of the normalised ones: scale rstd (d - mean(d) - n mean(d n)). Reads d at
 // row.data and n at `normalised`, laid out alike; writes to `to`, which may be either.
-inline void norm_backward(const NormRow& row, const float* normalised, float factor, float* to) {
-  LaneSums sum, product;
-  for (std::size_t b = 0; b < row.blocks(); ++b)
-    for (std::size_t v = 0; v < row.per_block; ++v) {
-      const std::size_t at = b * row.block + v * kWidth;
-      const Floats d = only(load(row.data + at), lanes_of(b, row.width));
-      sum.add(b, d);
-      product.add(b, d * load(normalised + at));
-    }
+template <std::size_t kVectors>
+void norm_backward(const NormRow<kVectors>& row, const float* normalised, float factor, float* to) {
+  LaneSums<kVectors> sum, product;
+  each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
+    const Floats d = only(load(row.at(b, v)), lanes);
+    sum.add(v, b, d);
+    product.add(v, b, d * load(normalised + b * row.block + v * kWidth));
+  });
   const float mean = sum.total() / row.count(), slope = product.total() / row.count();
-  for (std::size_t b = 0; b < row.blocks(); ++b)
-    for (std::size_t v = 0; v < row.per_block; ++v) {
-      const std::size_t at = b * row.block + v * kWidth;
-      const Floats n = load(normalised + at);
-      store(to + at, only((load(row.data + at) - mean - n * slope) * factor, lanes_of(b, row.width)));
-    }
+  each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
+    const std::size_t at = b * row.block + v * kWidth;
+    const Floats n = load(normalised + at);
+    store(to + at, only((load(row.data + at) - mean - n * slope) * factor, lanes));
+  });
+}
+
+// Calls run with the number of a block's vectors as a constant, for the number of gates that a layer learns.
+template <class Run>
+void with_gates(std::size_t gates, Run run) {
+  if (gates == 4)
+    run(std::integral_constant<std::size_t, 4>{});
+  else if (gates == 3)
+    run(std::integral_constant<std::size_t, 3>{});
+  else if (gates == 2)
+    run(std::integral_constant<std::size_t, 2>{});
+  else
+    run(std::integral_constant<std::size_t, 1>{});
 }
 
 }  // namespace GATEWISE_ISA

@@ -246,6 +246,9 @@ struct FromOutput {
 
 void any(const Row& row, const BackwardBlock& block) { run(row, block); }
 
+// Options are used with this row most.
+void vanilla(const Row&, const BackwardBlock& block) { run(kRows[0], block); }
+
 template <std::size_t kIndex>
 void compiled(const Row&, const BackwardBlock& block) {
   if (block.extras) __builtin_unreachable();
@@ -262,7 +265,8 @@ BackwardPoint find(const Row& row, std::index_sequence<kIndex...>) {
 }  // namespace
 
 BackwardPoint backward_point(const Row& row, bool extras) {
-  return extras ? any : find(row, std::make_index_sequence<sizeof kRows / sizeof kRows[0]>{});
+  if (extras) return row == kRows[0] ? vanilla : any;
+  return find(row, std::make_index_sequence<sizeof kRows / sizeof kRows[0]>{});
 }
 
 }  // namespace GATEWISE_ISA

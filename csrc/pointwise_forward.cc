@@ -208,6 +208,9 @@ template <bool kAcross>
 
 void any(const Row& row, const ForwardBlock& block) { run(row, block); }
 
+// Options are used with this row most.
+void vanilla(const Row&, const ForwardBlock& block) { run(kRows[0], block); }
+
 template <std::size_t kIndex>
 void compiled(const Row&, const ForwardBlock& block) {
   block.across ? plain<true>(kRows[kIndex], block) : plain<false>(kRows[kIndex], block);
@@ -223,7 +226,8 @@ ForwardPoint find(const Row& row, std::index_sequence<kIndex...>) {
 }  // namespace
 
 ForwardPoint forward_point(const Row& row, bool extras) {
-  return extras ? any : find(row, std::make_index_sequence<sizeof kRows / sizeof kRows[0]>{});
+  if (extras) return row == kRows[0] ? vanilla : any;
+  return find(row, std::make_index_sequence<sizeof kRows / sizeof kRows[0]>{});
 }
 
 }  // namespace GATEWISE_ISA

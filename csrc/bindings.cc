@@ -18,6 +18,7 @@
 #include "dispatch.h"
 #include "engine.h"
 #include "python.h"
+#include "runtime.h"
 #include "stack.h"
 #include "team.h"
 #include "tensor.h"
@@ -196,4 +197,5 @@ NB_MODULE(_native, m) {
   m.def("torch", &Torch::make, "exchange"_a.none(), "kinds"_a, "kept"_a, "empty"_a, "dense"_a);
   m.def("forward", &run_forward);
   m.def("backward", &run_backward);
+  bind_runtime(m);
 }

@@ -48,6 +48,8 @@ struct Plan {
 
   std::size_t steps() const { return schedule.steps(); }
   std::size_t largest_group() const { return groups.empty() ? 0 : groups.front().size(); }
+  // Of one worker.
+  std::size_t forward_scratch() const { return largest_group() * sizes.forward_scratch; }
 };
 
 Saved take_history(const Plan& plan, Scratch& scratch) {
@@ -143,6 +145,23 @@ std::vector<std::ptrdiff_t> places(const Plan& plan) {
   std::vector<std::ptrdiff_t> place;
   for (const Chunk& chunk : plan.schedule.chunks()) place.push_back(static_cast<std::ptrdiff_t>(chunk.base));
   return place;
+}
+
+// All chunks through time. `weights` instead of packed blocks for a single row-step, or null.
+void run_forward(const Plan& plan, const float* packed, const float* const* weights, const Saved& saved,
+                 float* scratches, Interrupt& interrupt) {
+  const std::vector<std::ptrdiff_t> place = places(plan);
+  Poll poll(interrupt);
+  auto work = [&](std::size_t worker, std::size_t group) {
+    for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
+    float* const scratch = scratches + worker * plan.forward_scratch();
+    Job job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratch);
+    job.watch = poll.watch();
+    job.weights = weights;
+    plan.kernels.forward(job);
+  };
+  parallel(plan.threads, plan.groups.size(), work, poll);
+  poll.check();
 }
 
 // A backward call's own memory and the steps it is made of.
@@ -338,29 +357,46 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
     Scratch whole(tape->window.data());
     window(whole);
   }
-  const std::size_t per_group = plan.largest_group() * plan.sizes.forward_scratch;
   float *packed = nullptr, *scratches = nullptr;
   const auto take = [&](Scratch& scratch) {
     packed = scratch.take(plan.sizes.packed_forward);
-    scratches = scratch.take(plan.threads * per_group);
+    scratches = scratch.take(plan.threads * plan.forward_scratch());
   };
   const Buffer memory(floats_of(take));
   Scratch scratch(memory.data());
   take(scratch);
   const bool unpacked = plan.sizes.unpacked && plan.schedule.row_steps() == 1;
   pack(plan, weights, packed, !unpacked);
-  const std::vector<std::ptrdiff_t> place = places(plan);
-  Poll poll(interrupt);
-  auto work = [&](std::size_t worker, std::size_t group) {
-    for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
-    Job job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratches + worker * per_group);
-    job.watch = poll.watch();
-    if (unpacked) job.weights = weights;
-    kernels.forward(job);
-  };
-  parallel(plan.threads, plan.groups.size(), work, poll);
-  poll.check();
+  run_forward(plan, packed, unpacked ? weights : nullptr, saved, scratches, interrupt);
   return tape;
+}
+
+void forward_packed(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
+                    std::size_t threads, Interrupt& interrupt) {
+  const Plan plan(kernels, layer, sequence, threads);
+  const Buffer scratches(plan.threads * plan.forward_scratch());
+  run_forward(plan, packed, nullptr, Saved{}, scratches.data(), interrupt);
+}
+
+void forward_step(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
+                  float* scratch) {
+  Chunk chunk;
+  chunk.rows = 1;
+  chunk.length[0] = 1;
+  const Chunk* const chunks = &chunk;
+  const std::ptrdiff_t place = 0;
+  Interrupt interrupt;
+  Job job;
+  job.layer = &layer;
+  job.sequence = &sequence;
+  job.packed = packed;
+  job.chunks = &chunks;
+  job.count = 1;
+  job.place = &place;
+  job.last = 1;
+  job.scratch = scratch;
+  job.watch.interrupt = &interrupt;
+  kernels.forward(job);
 }
 
 void backward(const Layer& layer, const Weights& weights, const Sequence& sequence, const Gradients& gradients,

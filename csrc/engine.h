@@ -27,6 +27,14 @@ class Tape {
 std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const Weights& weights,
                               const Sequence& sequence, Keep keep, std::size_t threads, Interrupt& interrupt);
 
+// The same of weights that were packed before, with nothing kept.
+void forward_packed(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
+                    std::size_t threads, Interrupt& interrupt);
+
+// One step of one row without threads, memory of its own or interruption: kernels.sizes' forward_scratch for it.
+void forward_step(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
+                  float* scratch);
+
 // The gradients of that run, of which `sequence` must be the same, y still with its values. May be called again.
 // Gradients of `start` are added to, all others written.
 void backward(const Layer& layer, const Weights& weights, const Sequence& sequence, const Gradients& gradients,

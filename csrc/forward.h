@@ -83,13 +83,13 @@ class ForwardGroup {
 
   void begin();
 
-  void load_state(ForwardRows& rows, std::size_t r, const float* const* from, float* seen);
+  void load_state(ForwardRows& rows, std::size_t r, const float* const* from, std::size_t row, float* seen);
 
   void restore(ForwardRows& rows, std::size_t r);
 
   const float* first_h(std::size_t row) const {
     const float* h = job_.sequence->state[kH];
-    return h ? h + row * layer_.recurrent() : zeros_;
+    return h ? h + job_.sequence->slot(row) * layer_.recurrent() : zeros_;
   }
 
   std::size_t point_at(std::size_t s);

@@ -16,14 +16,16 @@ void ForwardGroup::begin() {
       if (job_.first)
         restore(rows, r);
       else
-        load_state(rows, r, job_.sequence->state, rows.seen_rows + r * layout_.seen_depth);
+        load_state(rows, r, job_.sequence->state, job_.sequence->slot(chunk.row[r]),
+                   rows.seen_rows + r * layout_.seen_depth);
     }
   }
 }
 
-// Copies one row's states, h aside, from dense tensors; null is zeros.
-void ForwardGroup::load_state(ForwardRows& rows, std::size_t r, const float* const* from, float* seen) {
-  const std::size_t row = rows.chunk->row[r], hidden = layer_.hidden;
+// Copies one row's states, h aside, from a row of dense tensors; null is zeros.
+void ForwardGroup::load_state(ForwardRows& rows, std::size_t r, const float* const* from, std::size_t row,
+                              float* seen) {
+  const std::size_t hidden = layer_.hidden;
   for (std::size_t state = 1; state < layer_.plain_states(); ++state)
     for (std::size_t b = 0; b < layout_.blocks; ++b) {
       Floats value = {};
@@ -73,7 +75,7 @@ void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
   if (sequence.reset && restarts(sequence, chunk, r, s)) {
     h = sequence.start[kH] ? sequence.start[kH] + row * wide : zeros_;
     float* at = rows.seen_rows + (2 * kChunk + r) * layout_.seen_depth;
-    load_state(rows, r, sequence.start, at);
+    load_state(rows, r, sequence.start, row, at);
     seen = at;
   }
   rows.h_old[r] = h;
@@ -115,18 +117,20 @@ void ForwardGroup::finish() {
     const ForwardRows& rows = rows_[k];
     const Chunk& chunk = *rows.chunk;
     for (std::size_t r = 0; r < chunk.rows; ++r) {
-      const std::size_t row = chunk.row[r], wide = layer_.recurrent(), hidden = layer_.hidden, last = chunk.length[r];
+      const std::size_t row = chunk.row[r], slot = sequence.slot(row), last = chunk.length[r];
+      const std::size_t wide = layer_.recurrent(), hidden = layer_.hidden;
       if (sequence.final[kH]) {
         const float* h = last ? sequence.y.at(chunk.time(r, last - 1, sequence.reverse), row) : first_h(row);
-        std::memcpy(sequence.final[kH] + row * wide, h, wide * sizeof(float));
+        float* const to = sequence.final[kH] + slot * wide;
+        if (h != to) std::memcpy(to, h, wide * sizeof(float));
       }
       for (std::size_t state = 1; state < layer_.plain_states(); ++state)
         for (std::size_t b = 0; sequence.final[state] && b < layout_.blocks; ++b)
-          store_some(sequence.final[state] + row * hidden + b * kWidth,
+          store_some(sequence.final[state] + slot * hidden + b * kWidth,
                      load(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth), lanes_of(b, hidden));
       for (std::size_t i = 0; i < layer_.seen_count; ++i)
         if (float* to = sequence.final[layer_.plain_states() + i])
-          std::memcpy(to + row * hidden, seen_before(rows, r, last) + i * hidden, hidden * sizeof(float));
+          std::memcpy(to + slot * hidden, seen_before(rows, r, last) + i * hidden, hidden * sizeof(float));
     }
   }
 }

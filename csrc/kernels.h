@@ -128,6 +128,25 @@ struct Sizes {
   bool unpacked;  // whether forward takes Job::weights
 };
 
+// The blocks of a model that are no recurrent layers, for dense rows one after the other.
+struct Dense {
+  // W [out, in] and its bias [out] or null, packed into so many floats; y = W x + b.
+  std::size_t (*size)(std::size_t in, std::size_t out);
+  void (*pack)(std::size_t in, std::size_t out, const float* weight, const float* bias, float* packed);
+  void (*multiply)(std::size_t in, std::size_t out, const float* packed, const float* x, std::size_t x_row, float* y,
+                   std::size_t y_row, std::size_t rows);
+  // Layer normalisation; scratch of width + kPadding floats.
+  void (*norm)(std::size_t width, float eps, const float* gain, const float* shift, const float* x, float* y,
+               std::size_t rows, float* scratch);
+  // (x - mean) / std, or x std + mean.
+  void (*standardise)(std::size_t width, const float* mean, const float* std, bool inverse, const float* x, float* y,
+                      std::size_t rows);
+  // y_q = x_q + sum_k softmax(the last K of x)_k given_k; scratch of candidates + kPadding floats.
+  void (*mix)(std::size_t candidates, std::size_t quantiles, const float* x, const float* given, float* y,
+              std::size_t rows, float* scratch);
+};
+constexpr std::size_t kPadding = 16;
+
 struct Kernels {
   const char* isa;
   Sizes (*sizes)(const Layer& layer, const Sequence& sequence);
@@ -142,6 +161,7 @@ struct Kernels {
   void (*unpack)(const Layer& layer, const float* dpacked, const float* sums, std::size_t chunks,
                  float* const* dweights, std::size_t part, std::size_t parts);
   MathArrays math;
+  const Dense* dense;
 };
 
 }  // namespace gatewise

@@ -111,7 +111,7 @@ struct Sequence {
   Series<const float> x;
   const std::int64_t* lengths = nullptr;  // each 0 to steps, or null for all
   const std::uint8_t* reset = nullptr;    // [T, B], or null
-  const float* state[kMaxStates] = {};    // null for zeros
+  const float* state[kMaxStates] = {};    // null for zeros; may be what `final` is
   const float* start[kMaxStates] = {};    // null for zeros
   const float* recurrent_mask = nullptr;
   const float* h_mask = nullptr;
@@ -119,6 +119,10 @@ struct Sequence {
   Series<float> y;
   float* final[kMaxStates] = {};
   float* trace[kTraces] = {};
+  // Where in `state` and `final` each row's states lie; null for its own number. Of calls without backward only.
+  const std::size_t* slots = nullptr;
+
+  std::size_t slot(std::size_t row) const { return slots ? slots[row] : row; }
 };
 
 // What backward is given and what it writes; null where nobody asks. dx is added to if add_dx, else written; padding of

@@ -87,7 +87,7 @@ float norm_scale(const NormRow<kVectors>& row) {
 }
 
 template <std::size_t kVectors>
-Moments moments(const NormRow<kVectors>& row) {
+Moments moments(const NormRow<kVectors>& row, float eps = kNormEps) {
   const float scale = norm_scale(row);
   LaneSums<kVectors> sum, square;
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
@@ -98,7 +98,7 @@ Moments moments(const NormRow<kVectors>& row) {
     const Floats off = only(load(row.at(b, v)) * scale - mean, lanes);
     square.add(v, b, off * off);
   });
-  return {scale, mean, 1.0f / __builtin_sqrtf(square.total() / row.count() + kNormEps)};
+  return {scale, mean, 1.0f / __builtin_sqrtf(square.total() / row.count() + eps)};
 }
 
 // The gradient of the values from that of the normalised ones: scale rstd (d - mean(d) - n mean(d n)). Reads d at

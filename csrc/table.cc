@@ -54,6 +54,7 @@ Sizes sizes(const Layer& layer, const Sequence& sequence) {
 
 }  // namespace
 
+extern const Dense dense;
 extern const Kernels kernels;
 #define GATEWISE_STRING(name) #name
 #define GATEWISE_NAME(name) GATEWISE_STRING(name)
@@ -65,7 +66,8 @@ const Kernels kernels = {GATEWISE_NAME(GATEWISE_ISA),
                          backward,
                          reduce,
                          unpack,
-                         {apply<exp<Floats>>, apply<sigmoid<Floats>>, apply<tanh<Floats>>}};
+                         {apply<exp<Floats>>, apply<sigmoid<Floats>>, apply<tanh<Floats>>},
+                         &dense};
 
 }  // namespace GATEWISE_ISA
 }  // namespace gatewise

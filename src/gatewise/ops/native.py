@@ -7,7 +7,6 @@ resizes or replaces a tensor's memory during the call.
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from gatewise.ops.checks import check_storage
 from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory, keeps
 from gatewise.ops.plain import reference
 from gatewise.reference import Noise, State, Weights, over_time, traced_names
-from gatewise.spec import Variant, parse_variant
+from gatewise.runtime.layers import described
 
 _FLOAT = 4
 _GATES = ("i", "f", "o", "g")
@@ -195,30 +194,6 @@ def _prepared(direction: Direction) -> _Prepared:
         _weight_addresses(by_name),
         [by_name[name].data_ptr() if name in by_name else 0 for name in Noise._fields],
         pairs,
-    )
-
-
-@lru_cache(maxsize=1024)
-def described(text: str, inputs: int, hidden: int, has_bias: bool) -> Any:
-    """Return the engine's description of a layer, by ``Variant.text``, D, H and whether biases are given."""
-    variant: Variant = parse_variant(text)
-    cell = variant.cell
-    gates = [
-        [gate.name, gate.kind, gate.squash, gate.peeps if variant.peephole and gate.peeps else "none"]
-        for gate in (*cell.learned, *(gate for gate in cell.gates if gate.kind != "learned"))
-    ]
-    return _native.layer(
-        inputs,
-        hidden,
-        cell.update,
-        gates,
-        cell.output_squash,
-        list(cell.sees),
-        has_bias,
-        variant.layer_norm,
-        variant.clip,
-        variant.proj_size,
-        variant.nonrecurrent_proj_size,
     )
 
 

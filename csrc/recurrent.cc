@@ -1,0 +1,143 @@
+// The recurrent block: a stack of layers, each of one or two directions.
+#include <algorithm>
+#include <cstring>
+
+#include "executor.h"
+
+namespace gatewise {
+namespace {
+
+std::size_t aligned(std::size_t floats) { return (floats + 15) / 16 * 16; }
+
+void add_to(float* y, const float* x, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) y[i] = y[i] + x[i];
+}
+
+class Recurrent : public Block {
+ public:
+  Recurrent(const Kernels& kernels, RecurrentShape shape) : Block(kernels), shape_(std::move(shape)) {
+    Sequence one;
+    one.steps = one.rows = 1;
+    for (const Layer& layer : shape_.layers) {
+      const Sizes sizes = kernels.sizes(layer, one);
+      packed_.push_back(start_at_);
+      start_at_ += aligned(sizes.packed_forward);
+      scratch_ = std::max(scratch_, sizes.forward_scratch);
+      for (std::size_t s = 0; s < layer.states(); ++s) widths_.push_back(layer.state_width(s));
+    }
+    for (const std::size_t width : widths_) state_ += width;
+  }
+
+  std::size_t output_width() const override { return shape_.layers[0].width() * shape_.directions; }
+  std::size_t packed_size() const override { return start_at_ + (shape_.learned_state ? state_ : 0); }
+  std::vector<std::size_t> state_widths() const override { return widths_; }
+  const float* start(const float* packed) const override { return shape_.learned_state ? packed + start_at_ : nullptr; }
+  const char* whole_only() const override {
+    return shape_.directions == 2 ? "it reads sequences in both directions of time" : nullptr;
+  }
+
+  void pack(const float* const* weights, float* packed) const override {
+    for (std::size_t number = 0; number < shape_.layers.size(); ++number) {
+      const float* own[kWeightKinds] = {};
+      for (const std::size_t kind : shape_.kinds) own[kind] = *weights++;
+      kernels_.pack_forward(shape_.layers[number], own, packed + packed_[number], 0, 1);
+    }
+    float* to = packed + start_at_;
+    for (std::size_t i = 0; shape_.learned_state && i < widths_.size(); ++i)
+      to = std::copy_n(*weights++, widths_[i], to);
+  }
+
+  void run(const float* packed, const Flow& in, const States& states, float* y, const Run& run) const override {
+    const std::size_t size = in.steps * in.rows * output_width();
+    Buffer between[2];
+    const Buffer starts = repeated(packed, in);
+    const float* x = in.data;
+    for (std::size_t layer = 0; layer < layers(); ++layer) {
+      float* to = y;
+      if (layer + 1 < layers()) {
+        if (!between[layer % 2]) between[layer % 2] = Buffer(std::max(size, std::size_t{1}));
+        to = between[layer % 2].data();
+      }
+      for (std::size_t side = 0; side < shape_.directions; ++side) {
+        Sequence s = sequence(layer, side, in, x, to, states);
+        if (starts) spread(starts.data(), in.rows, number(layer, side), s.start);
+        forward_packed(kernels_, shape_.layers[number(layer, side)], packed + packed_[number(layer, side)], s,
+                       run.threads, *run.interrupt);
+      }
+      if (adds(layer)) add_to(to, x, size);
+      x = to;
+    }
+  }
+
+  void step(const float* packed, const Flow& in, const States& states, float* y, float* scratch) const override {
+    float* const own = scratch + 2 * aligned(output_width());
+    const float* x = in.data;
+    for (std::size_t layer = 0; layer < layers(); ++layer) {
+      float* const to = layer + 1 < layers() ? scratch + layer % 2 * aligned(output_width()) : y;
+      const Sequence s = sequence(layer, 0, in, x, to, states);
+      forward_step(kernels_, shape_.layers[layer], packed + packed_[layer], s, own);
+      if (adds(layer)) add_to(to, x, output_width());
+      x = to;
+    }
+  }
+  std::size_t step_scratch() const override { return 2 * aligned(output_width()) + scratch_; }
+
+ private:
+  std::size_t layers() const { return shape_.layers.size() / shape_.directions; }
+  std::size_t number(std::size_t layer, std::size_t side) const { return layer * shape_.directions + side; }
+  bool adds(std::size_t layer) const { return shape_.residual && layer > 1; }
+
+  Sequence sequence(std::size_t layer, std::size_t side, const Flow& in, const float* x, float* y,
+                    const States& states) const {
+    const Layer& own = shape_.layers[number(layer, side)];
+    const auto row = [](std::size_t width) { return static_cast<std::ptrdiff_t>(width); };
+    Sequence s;
+    s.steps = in.steps;
+    s.rows = in.rows;
+    s.reverse = side == 1;
+    s.x = {x, row(in.rows * own.inputs), row(own.inputs)};
+    s.y = {y + side * own.width(), row(in.rows * output_width()), row(output_width())};
+    s.lengths = in.lengths.empty() ? nullptr : in.lengths.data();
+    s.reset = in.reset;
+    s.slots = states.slots;
+    spread(states.data, states.capacity, number(layer, side), s.final);
+    std::copy_n(s.final, kMaxStates, s.state);
+    return s;
+  }
+
+  // Where the states of a layer and direction begin, of so many rows each.
+  template <class Float>
+  void spread(float* data, std::size_t rows, std::size_t number, Float* (&to)[kMaxStates]) const {
+    const std::size_t count = shape_.layers[0].states();
+    for (std::size_t i = 0; i < number * count; ++i) data += rows * widths_[i];
+    for (std::size_t i = 0; i < count; ++i) {
+      to[i] = data;
+      data += rows * widths_[number * count + i];
+    }
+  }
+
+  // The learned states for every row, where rows restart inside.
+  Buffer repeated(const float* packed, const Flow& in) const {
+    if (!in.reset || !shape_.learned_state) return {};
+    Buffer all(std::max(in.rows * state_, std::size_t{1}));
+    float* to = all.data();
+    const float* from = packed + start_at_;
+    for (const std::size_t width : widths_) {
+      for (std::size_t b = 0; b < in.rows; ++b) to = std::copy_n(from, width, to);
+      from += width;
+    }
+    return all;
+  }
+
+  const RecurrentShape shape_;
+  std::vector<std::size_t> packed_, widths_;
+  std::size_t start_at_ = 0, state_ = 0, scratch_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Block> make_recurrent(const Kernels& kernels, RecurrentShape shape) {
+  return std::make_unique<Recurrent>(kernels, std::move(shape));
+}
+
+}  // namespace gatewise

@@ -1,0 +1,10 @@
+// The executor's bindings: gatewise._native.Model, Stream and Pool.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace gatewise {
+
+void bind_runtime(nanobind::module_& m);
+
+}  // namespace gatewise

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from gatewise.errors import InputError
-from gatewise.format import Linear, Lstm, ModelFile, QuantileMix, load_model
+from gatewise.format import Linear, Lstm, ModelFile, QuantileMix, describe_block, load_model
 
 BLOCKS = (Lstm(3, 2, 2), Linear(2, 5), QuantileMix(2, 3))
 
@@ -24,17 +24,42 @@ def model(**training: object) -> ModelFile:
 
 def description() -> dict:
     return {
-        "format": 1,
+        "format": 2,
         "task": "forecast",
-        "architecture": [
-            {"block": "lstm", "input_size": 3, "hidden_size": 2, "num_layers": 2, "cell": "lstm"},
-            {"block": "linear", "in_features": 2, "out_features": 5},
-            {"block": "quantile_mix", "candidates": 2, "quantiles": 3},
-        ],
+        "architecture": [describe_block(block) for block in BLOCKS],
         "settings": {},
         "training": {},
+        "vocabulary": [],
         "sha256": "0" * 64,
     }
+
+
+def first_description() -> dict:
+    """The same in format 1."""
+    given = {name: value for name, value in description().items() if name != "vocabulary"}
+    architecture = [
+        {"block": "lstm", "input_size": 3, "hidden_size": 2, "num_layers": 2, "cell": "lstm"},
+        {"block": "linear", "in_features": 2, "out_features": 5},
+        {"block": "quantile_mix", "candidates": 2, "quantiles": 3},
+    ]
+    return given | {"format": 1, "architecture": architecture}
+
+
+def unsigned(text: object = None) -> bytes:
+    """The bytes of a file whose SHA-256 is still blank, around a description."""
+    given = json.dumps(description() if text is None else text, sort_keys=True, separators=(",", ":"))
+    return save(dict(model().weights), metadata={"gatewise": given})
+
+
+def split_header(data: bytes) -> tuple[dict, bytes]:
+    """The header of a file as JSON, and the bytes after it."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:end]), data[end:]
+
+
+def with_header(header: bytes, body: bytes) -> bytes:
+    """The bytes of a file with any header."""
+    return len(header).to_bytes(8, "little") + header + body
 
 
 def write(path: Path, text: object, weights: dict | None = None) -> Path:

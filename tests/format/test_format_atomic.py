@@ -1,7 +1,9 @@
 """A path holds its old content or all of the new one, and nothing lies beside it."""
 
 import errno
+import io
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -50,7 +52,11 @@ def test_a_failure_inside_keeps_the_old_content(target: Path, error: type[BaseEx
     _untouched(target)
 
 
-@pytest.mark.parametrize(("function", "code"), [("fsync", errno.ENOSPC), ("fsync", errno.EIO), ("replace", errno.EIO)])
+disk_errors = pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
+
+
+@disk_errors
+@pytest.mark.parametrize("function", ["fsync", "replace"])
 def test_a_failing_disk_keeps_the_old_content(target: Path, monkeypatch, function: str, code: int) -> None:
     calls = []
 
@@ -68,9 +74,62 @@ def test_a_failing_disk_keeps_the_old_content(target: Path, monkeypatch, functio
     _untouched(target)
 
 
-def test_a_failing_write_keeps_the_old_content(target: Path) -> None:
-    with pytest.raises(InputError, match="No space left"):
-        _half(target, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+@disk_errors
+@pytest.mark.parametrize("size", [1, 1 << 20], ids=["at the flush", "at the write"])
+def test_a_failing_write_keeps_the_old_content(target: Path, monkeypatch, size: int, code: int) -> None:
+    class Full(io.FileIO):
+        def write(self, data: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+    made = []
+
+    def opened(path: Path, mode: str) -> io.BufferedWriter:
+        made.append(path)
+        return io.BufferedWriter(Full(path, mode))
+
+    monkeypatch.setattr("gatewise.format.atomic.open", opened, raising=False)
+    with pytest.raises(InputError, match=f"cannot be written: {os.strerror(code)}"), atomic_file(target) as file:
+        file.write(bytes(size))
+    assert len(made) == 1
+    _untouched(target)
+
+
+@disk_errors
+def test_a_failing_open_keeps_the_old_content(target: Path, monkeypatch, code: int) -> None:
+    def refuse(path: Path, mode: str) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("gatewise.format.atomic.open", refuse, raising=False)
+    with pytest.raises(InputError, match=f"cannot be written: {os.strerror(code)}"):
+        _half(target, AssertionError("the file must not open"))
+    _untouched(target)
+
+
+@disk_errors
+def test_a_folder_that_cannot_be_made_to_last_is_told(target: Path, monkeypatch, code: int) -> None:
+    fsync = os.fsync
+
+    def fail(handle: int) -> None:
+        if Path(f"/dev/fd/{handle}").is_dir():
+            raise OSError(code, os.strerror(code))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    told = f"is written, but may not outlast a power cut: {os.strerror(code)}"
+    with pytest.raises(InputError, match=told), atomic_file(target) as file:
+        file.write(b"new")
+    assert target.read_bytes() == b"new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_limit_of_the_system_keeps_the_old_content(target: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InputError, match="cannot be written: File too large"), atomic_file(target) as file:
+            file.write(bytes(1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     _untouched(target)
 
 

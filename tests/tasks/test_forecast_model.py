@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from gatewise.data import Columns, Panel, build_panel
 from gatewise.data.windows import Origins
 from gatewise.errors import InputError
-from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_model, save_model
+from gatewise.format import Block, LayerNorm, Linear, Lstm, ModelFile, QuantileMix, load_model, save_model
 from gatewise.models import Network
 from gatewise.tasks.forecast.evaluate import first_after
 from gatewise.tasks.forecast.inputs import Shape
@@ -283,19 +283,24 @@ def _with_blocks(saved: Path, path: Path, *blocks: Block) -> Path:
 def test_other_architectures(saved: Path, model: ForecastModel, tmp_path: Path) -> None:
     lstm, linear, mix = model.network.blocks
     assert isinstance(lstm, Lstm)
+    assert isinstance(mix, QuantileMix)
+    d, h, wide = lstm.input_size, lstm.hidden_size, mix.input_size
     for blocks in (
         (lstm, linear),
-        (linear, lstm, mix),
-        (lstm, lstm, linear, mix),
-        (Lstm(lstm.input_size + 1, lstm.hidden_size, 2), linear, mix),
-        (Lstm(lstm.input_size, lstm.hidden_size + 1, 2), linear, mix),
-        (lstm, Linear(6, 7), mix),
-        (lstm, linear, QuantileMix(2, 4)),
-        (linear, mix),
+        (Linear(d, d), lstm, linear, mix),
+        (lstm, Lstm(h, h), linear, mix),
+        (Lstm(d + 1, h, 2), linear, mix),
+        (Lstm(d, h, 2, bidirectional=True), Linear(2 * h, wide), mix),
+        (Lstm(d, h, 2, cell="peephole"), linear, mix),
+        (Lstm(d, h, 2, clip=1.0), linear, mix),
+        (lstm, Linear(h, wide, bias=False), mix),
+        (lstm, LayerNorm(h), linear, mix),
+        (lstm, linear, QuantileMix(mix.candidates + 1, mix.quantiles - 1)),
+        (Linear(d, wide), mix),
         (mix,),
     ):
         _refused(_with_blocks(saved, tmp_path / "m", *blocks), "damaged: its settings")
-    fewer = _with_blocks(saved, tmp_path / "m", Lstm(lstm.input_size, lstm.hidden_size, 1), linear, mix)
+    fewer = _with_blocks(saved, tmp_path / "m", Lstm(d, h, 1), linear, mix)
     assert ForecastModel.load(fewer).network.lstm().num_layers == 1
 
 

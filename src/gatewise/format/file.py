@@ -6,10 +6,10 @@ Nothing here runs code from a file: safetensors holds arrays only, and the descr
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -17,17 +17,21 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from gatewise.errors import InputError
+from gatewise.format.architecture import FORMAT_VERSION, check_chain, parse_blocks
 from gatewise.format.atomic import atomic_file
-from gatewise.format.blocks import Block, Shapes, describe_block, parse_blocks
+from gatewise.format.blocks import Block, Scaling, describe_block
+from gatewise.format.container import METADATA, check_arrays, check_stated, header_end, read_header, read_object
+from gatewise.spec import Shapes
 
-FORMAT_VERSION = 1
+MODEL_NAME = "model.safetensors"
+"""The model file of a run folder."""
+
 _KEY = "gatewise"
 _BLANK = "0" * 64
 # The JSON text stands as a string inside the JSON of the header, so its quotes are escaped there.
 _SHA = re.compile(rb'\\"sha256\\":\\"([0-9a-f]{64})\\"')
 # The length of a header of 896 bytes starts like a pickle too, but ends in zeros before a brace.
 _PICKLE = re.compile(rb"PK\x03\x04|\x80[\x00-\x05](?!\x00{6}\{)")
-_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class ModelFile:
         weights: arrays, named ``{position of the block}.{name of the weight}``.
         settings: what the task needs around the blocks (scaling, columns, …), as plain data.
         training: the training record, as plain data.
+        vocabulary: the symbols that the whole numbers of an input or output stand for, each once; empty for none.
     """
 
     task: str
@@ -47,23 +52,39 @@ class ModelFile:
     weights: Mapping[str, np.ndarray]
     settings: Mapping[str, object] = field(default_factory=dict[str, object])
     training: Mapping[str, object] = field(default_factory=dict[str, object])
+    vocabulary: tuple[str, ...] = ()
 
     def shapes(self) -> Shapes:
         """Name and shape of every weight that the architecture has."""
-        return {
-            f"{index}.{name}": shape
-            for index, block in enumerate(self.architecture)
-            for name, shape in block.shapes().items()
-        }
+        return _shapes(self.architecture)
+
+
+class Reading(NamedTuple):
+    """A model file that has passed every check, with what is said of the file itself.
+
+    Attributes:
+        model: what it holds.
+        description: the JSON of its metadata, as it stands there.
+        size: its bytes.
+    """
+
+    model: ModelFile
+    description: Mapping[str, Any]
+    size: int
 
 
 def save_model(model: ModelFile, path: str | Path) -> None:
     """Write a model file; on any failure the file that was there before is untouched.
 
     Raises:
-        InputError: the weights are not those of the architecture, or the file cannot be written.
+        InputError: the blocks do not fit each other, the weights are not those of the architecture, or the file cannot
+            be written.
     """
-    _check_weights(model, str(path))
+    check_chain(model.architecture)
+    _check_vocabulary(model.vocabulary, str(path))
+    stated = {name: (str(value.dtype), value.shape) for name, value in model.weights.items()}
+    check_stated(stated, model.shapes(), str(path))
+    _check_values(model, str(path))
     text = _canonical(
         {
             "format": FORMAT_VERSION,
@@ -71,6 +92,7 @@ def save_model(model: ModelFile, path: str | Path) -> None:
             "architecture": [describe_block(block) for block in model.architecture],
             "settings": model.settings,
             "training": model.training,
+            "vocabulary": model.vocabulary,
             "sha256": _BLANK,
         }
     )
@@ -89,21 +111,38 @@ def load_model(path: str | Path) -> ModelFile:
         InputError: the file is missing, damaged, of a newer format, or not a model file (a pickle, say, which is not
             opened).
     """
+    return read_model(path).model
+
+
+def model_path(path: str | Path) -> Path:
+    """The model file that a run folder holds, or the path itself."""
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"model file {path} does not exist.") from None
-    except OSError as error:
-        raise InputError(f"model file {path} cannot be read: {error.strerror}.") from None
-    if _PICKLE.match(data):
-        raise InputError(f"{path} is a pickle, which can run code when it is opened; gatewise reads .safetensors only.")
-    header = _header(data, path)
+    return path / MODEL_NAME if path.is_dir() else path
+
+
+def read_model(path: str | Path) -> Reading:
+    """``load_model``, and the description and size of the file."""
+    data, path = _bytes(Path(path)), str(path)
+    header = read_header(data, path)
     description = _description(header, path)
     _check_digest(data, path)
-    model = _parse(description, _arrays(data, path), path)
-    _check_weights(model, str(path))
-    return model
+    parts = _parts(description, path)
+    architecture = _architecture(description, path)
+    # A short file can list a million layers: no more names need be made than it has arrays.
+    check_arrays(header, _shapes(architecture, most=len(header)), data, path)
+    model = ModelFile(architecture=architecture, weights=_arrays(data, path), **parts)
+    _check_values(model, path)
+    return Reading(model, description, len(data))
+
+
+def _shapes(blocks: Sequence[Block], most: int | None = None) -> Shapes:
+    """Name and shape of every weight; with ``most``, not many more than that."""
+    shapes: Shapes = {}
+    for index, block in enumerate(blocks):
+        shapes |= {f"{index}.{name}": shape for name, shape in block.shapes().items()}
+        if most is not None and len(shapes) > most:
+            break
+    return shapes
 
 
 def _canonical(value: object) -> str:
@@ -113,30 +152,25 @@ def _canonical(value: object) -> str:
         raise InputError(f"the model's description cannot be written as JSON: {error}.") from error
 
 
-def _header(data: bytes, path: Path) -> bytes:
-    size = int.from_bytes(data[:_LENGTH_BYTES], "little")
-    header = data[_LENGTH_BYTES : _LENGTH_BYTES + size]
-    if len(data) < _LENGTH_BYTES or not header.startswith(b"{"):
-        raise InputError(f"{path} is not a model file: it is not in the safetensors format.")
-    if len(header) < size:
-        raise InputError(f"model file {path} is damaged: it ends before its header does.")
-    return header
-
-
-def _description(header: bytes, path: Path) -> dict[str, object]:
+def _bytes(path: Path) -> bytes:
     try:
-        text = cast("dict[str, dict[str, str]]", json.loads(header)).get("__metadata__", {}).get(_KEY)
-    except (ValueError, AttributeError, RecursionError):
-        raise InputError(f"model file {path} is damaged: its header is not JSON.") from None
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"model file {path} does not exist.") from None
+    except OSError as error:
+        raise InputError(f"model file {path} cannot be read: {error.strerror}.") from None
+    if _PICKLE.match(data):
+        raise InputError(f"{path} is a pickle, which can run code when it is opened; gatewise reads .safetensors only.")
+    return data
+
+
+def _description(header: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The description, of a version that can be read."""
+    metadata = header.get(METADATA)
+    text = cast("dict[str, object]", metadata).get(_KEY) if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise InputError(f"{path} holds weights but no gatewise model; gatewise reads the files that it wrote.")
-    try:
-        description = json.loads(text)
-    except (ValueError, RecursionError):
-        raise InputError(f"model file {path} is damaged: its description is not JSON.") from None
-    if not isinstance(description, dict):
-        raise InputError(f"model file {path} is damaged: its description is not an object.")
-    description = cast("dict[str, object]", description)
+    description = read_object(text, "description", path)
     version = description.get("format")
     if type(version) is not int or version < 1:
         raise InputError(f"model file {path} is damaged: it has no format version.")
@@ -149,51 +183,62 @@ def _description(header: bytes, path: Path) -> dict[str, object]:
 
 
 def _digest_span(data: bytes, path: str) -> tuple[int, int]:
-    header_end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
-    found = list(_SHA.finditer(data, 0, header_end))
+    found = list(_SHA.finditer(data, 0, header_end(data)))
     if len(found) != 1:
         raise InputError(f"model file {path} is damaged: it must state its SHA-256 once, not {len(found)} times.")
     return found[0].span(1)
 
 
-def _check_digest(data: bytes, path: Path) -> None:
-    start, end = _digest_span(data, str(path))
+def _check_digest(data: bytes, path: str) -> None:
+    start, end = _digest_span(data, path)
     blanked = data[:start] + _BLANK.encode() + data[end:]
     if hashlib.sha256(blanked).hexdigest().encode() != data[start:end]:
         raise InputError(f"model file {path} is damaged: its content does not match its SHA-256. Copy it again.")
 
 
-def _arrays(data: bytes, path: Path) -> dict[str, np.ndarray]:
+def _parts(description: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """All of a description that is about the model and not its blocks."""
+    parts: dict[str, tuple[type, str]] = {
+        "task": (str, "text"),
+        "settings": (dict, "an object"),
+        "training": (dict, "an object"),
+    }
+    if description["format"] > 1:
+        parts["vocabulary"] = (list, "a list")
+    known = {"format", "architecture", "sha256", *parts}
+    if set(description) != known:
+        raise InputError(f"model file {path} is damaged: its description must have {', '.join(sorted(known))}.")
+    for name, (kind, text) in parts.items():
+        if not isinstance(description[name], kind):
+            raise InputError(f"model file {path} is damaged: {name} must be {text}.")
+    vocabulary = tuple(description.get("vocabulary", ()))
+    _check_vocabulary(vocabulary, path)
+    return {name: description[name] for name in parts} | {"vocabulary": vocabulary}
+
+
+def _check_vocabulary(vocabulary: Sequence[object], path: str) -> None:
+    if not all(isinstance(symbol, str) for symbol in vocabulary) or len(set(vocabulary)) < len(vocabulary):
+        raise InputError(f"model file {path}: the vocabulary must hold texts, and each once.")
+
+
+def _architecture(description: Mapping[str, Any], path: str) -> tuple[Block, ...]:
+    try:
+        return parse_blocks(description["architecture"], description["format"])
+    except InputError as error:
+        raise InputError(f"model file {path}: {error}") from None
+
+
+def _arrays(data: bytes, path: str) -> dict[str, np.ndarray]:
     try:
         return load_arrays(data)
     except (SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"model file {path} is damaged: {error}.") from None
 
 
-def _parse(description: dict[str, object], weights: dict[str, np.ndarray], path: Path) -> ModelFile:
-    task, settings, training = (description.get(name) for name in ("task", "settings", "training"))
-    if not isinstance(task, str) or not isinstance(settings, dict) or not isinstance(training, dict):
-        raise InputError(f"model file {path} is damaged: task, settings or training record is missing.")
-    try:
-        architecture = parse_blocks(description.get("architecture"))
-    except InputError as error:
-        raise InputError(f"model file {path}: {error}") from None
-    return ModelFile(
-        task, architecture, weights, cast("dict[str, object]", settings), cast("dict[str, object]", training)
-    )
-
-
-def _check_weights(model: ModelFile, path: str) -> None:
-    expected = model.shapes()
-    if set(expected) != set(model.weights):
-        odd = ", ".join(sorted(set(expected) ^ set(model.weights))[:3])
-        raise InputError(f"model file {path}: the weights are not those of its architecture ({odd}).")
-    for name, shape in expected.items():
-        value = model.weights[name]
-        if value.dtype != np.float32 or value.shape != shape:
-            raise InputError(
-                f"model file {path}: weight {name} must be float32 {list(shape)}, not {value.dtype} "
-                f"{list(value.shape)}."
-            )
+def _check_values(model: ModelFile, path: str) -> None:
+    for name, value in model.weights.items():
         if not np.isfinite(value).all():
             raise InputError(f"model file {path}: weight {name} has values that are not finite.")
+    for index, block in enumerate(model.architecture):
+        if isinstance(block, Scaling) and not (model.weights[f"{index}.std"] > 0).all():
+            raise InputError(f"model file {path}: weight {index}.std of the scaling must be above 0 everywhere.")

@@ -1,11 +1,12 @@
 """The cells as data: which gates, in which order, which states, which equations. No torch."""
 
 from gatewise.spec.cell import EVERY_OPTION, Cell, Gate, Option, Squash, Update
-from gatewise.spec.cells import CELLS, LSTM, register
+from gatewise.spec.cells import BUILT_IN, CELLS, LSTM, register
 from gatewise.spec.equations import equations, latex
 from gatewise.spec.variant import Shapes, Variant, check_flag, check_option, parse_variant, state_type, variant
 
 __all__ = [
+    "BUILT_IN",
     "CELLS",
     "EVERY_OPTION",
     "LSTM",

@@ -103,6 +103,9 @@ _table = {cell.name: cell for cell in _ROWS}
 CELLS: Mapping[str, Cell] = MappingProxyType(_table)
 """Every cell by its name."""
 
+BUILT_IN: tuple[str, ...] = tuple(_table)
+"""The cells that are in the table everywhere, before any is registered: those that a file may name."""
+
 
 def register(cell: Cell) -> Cell:
     """Add a cell to the table, so that everything which takes a cell's name takes this one.

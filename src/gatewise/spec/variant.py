@@ -10,12 +10,9 @@ from typing import Any
 
 from gatewise.errors import InputError
 from gatewise.spec.cell import Cell, Gate, Option
-from gatewise.spec.cells import CELLS, LSTM, find
+from gatewise.spec.cells import BUILT_IN, CELLS, LSTM, find
 
 Shapes = dict[str, tuple[int, ...]]
-
-_OWN = dict(CELLS)
-"""The cells that are in the table everywhere, before any is registered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +221,7 @@ def parse_variant(text: str) -> Variant:
 
 def _written(cell: Cell) -> str | dict[str, Any]:
     """A cell as JSON knows it: its name, or its row where another process may have another cell of this name."""
-    if _OWN.get(cell.name) == cell:
+    if cell.name in BUILT_IN and CELLS[cell.name] == cell:
         return cell.name
     values = asdict(cell)
     row = {item.name: values[item.name] for item in fields(cell) if item.init}

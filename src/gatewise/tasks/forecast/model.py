@@ -12,7 +12,7 @@ import torch
 from gatewise.data import Columns, Frequency, Panel, build_panel
 from gatewise.data.windows import Origins, extend
 from gatewise.errors import InputError
-from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_model, save_model
+from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_model, model_path, save_model
 from gatewise.models import Network, from_file
 from gatewise.tasks.forecast.encoding import Encoding
 from gatewise.tasks.forecast.inputs import Inputs, Shape, channels
@@ -20,7 +20,6 @@ from gatewise.tasks.forecast.resolve import drop_short
 from gatewise.tasks.forecast.settings import Settings
 
 TASK = "forecast"
-MODEL_NAME = "model.safetensors"
 PREDICT_BATCH = 256
 MAX_LAG = 1_000_000
 
@@ -125,8 +124,7 @@ class ForecastModel:
     @classmethod
     def load(cls, path: str | Path) -> "ForecastModel":
         """Read a model file, or the one in a run folder."""
-        path = Path(path)
-        file = load_model(path / MODEL_NAME if path.is_dir() else path)
+        file = load_model(model_path(path))
         if file.task != TASK:
             raise InputError(f"{path} is a model for the task {file.task!r}; a forecast needs one for {TASK!r}.")
         try:

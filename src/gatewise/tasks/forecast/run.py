@@ -17,13 +17,13 @@ import torch
 from gatewise.data import Panel, write_table
 from gatewise.data.windows import OriginRanges, Origins
 from gatewise.errors import InputError
-from gatewise.format import atomic_file
+from gatewise.format import MODEL_NAME, atomic_file
 from gatewise.reference import Weights, scan
 from gatewise.tasks.forecast.evaluate import scored
 from gatewise.tasks.forecast.fitting import Fitted
 from gatewise.tasks.forecast.folder import check_folder
 from gatewise.tasks.forecast.inputs import Inputs
-from gatewise.tasks.forecast.model import MODEL_NAME, ForecastModel, ends_of
+from gatewise.tasks.forecast.model import ForecastModel, ends_of
 from gatewise.tasks.forecast.report import Fan, GateTrace, ReportData, render_report
 
 FILES = (MODEL_NAME, "config.toml", "metrics.json", "forecast.csv", "report.html")

@@ -301,7 +301,7 @@ MODELS = [
         "format 9",
         "newer",
         "pip install --upgrade",
-        write=damaged(b'\\"format\\":1', b'\\"format\\":9'),
+        write=damaged(b'\\"format\\":2', b'\\"format\\":9'),
     ),
     case("a damaged weight", "predict run table.csv", "is damaged", write=flipped(-2)),
     case("a damaged header", "predict run table.csv", "is damaged", write=flipped(40)),

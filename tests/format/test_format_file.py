@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from architectures import architectures, with_weights
 from crafted import description, first_description, model, refused, split_header, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+from architectures import architectures, with_weights
 from gatewise.errors import InputError
 from gatewise.format import FORMAT_VERSION, Linear, ModelFile, Scaling, load_model, save_model
 
@@ -228,6 +228,7 @@ def test_a_file_of_format_1_is_read(scratch: Path) -> None:
     [
         ('{"format":2,"format":1}', "its description states a name twice in one object"),
         ('{"format":2,"settings":{"a":NaN}}', "its description holds NaN, which is not JSON"),
+        ('{"format":2,"settings":' + '{"a":' * 64 + "0" + "}" * 65, "its description is nested deeper than 64 levels"),
         ('{"format":2,"settings":[-Infinity]}', "its description holds -Infinity, which is not JSON"),
     ],
 )
@@ -320,6 +321,23 @@ def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     circle["again"] = circle
     for value in ({"a": float("nan")}, {"a": float("inf")}, {"a": object()}, {"a": {1, 2}}, circle):
         with pytest.raises(InputError, match="cannot be written as JSON"):
+            save_model(replace(model(), settings=value), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    deep: dict = {}
+    for _ in range(100):
+        deep = {"a": [deep]}
+    deepest: dict = {}
+    for _ in range(100_000):
+        deepest = {"a": deepest}
+    for value, message in (
+        ({1: 0, "1": 1}, "cannot be written as JSON"),
+        (deep, "nested deeper than 64 levels"),
+        (deepest, "cannot be written as JSON"),
+    ):
+        with pytest.raises(InputError, match=message):
             save_model(replace(model(), settings=value), tmp_path / "m")
     assert not list(tmp_path.iterdir())
 

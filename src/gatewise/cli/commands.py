@@ -215,8 +215,40 @@ class Cells:
         return 0
 
 
-Command = Fit | Predict | Evaluate | Cells
-COMMANDS: dict[str, type[Command]] = {"fit": Fit, "predict": Predict, "evaluate": Evaluate, "cells": Cells}
+@dataclass
+class Show:
+    """Show what a model file holds: its blocks, weights, settings and training record.
+
+    The whole file is checked first, as whoever uses it would; nothing in it is run.
+
+    Examples:
+        gatewise show runs/data
+
+        gatewise show model.safetensors --json
+    """
+
+    model: Word
+    """a run folder or model file"""
+    json: bool = False
+    """print everything as JSON, nothing shortened"""
+
+    def run(self, words: Sequence[str]) -> int:
+        """Print."""
+        from gatewise.cli import show
+        from gatewise.format import describe
+
+        (show.show_json if self.json else show.show_model)(describe(self.model))
+        return 0
+
+
+Command = Fit | Predict | Evaluate | Cells | Show
+COMMANDS: dict[str, type[Command]] = {
+    "fit": Fit,
+    "predict": Predict,
+    "evaluate": Evaluate,
+    "cells": Cells,
+    "show": Show,
+}
 _MARKERS = (tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
 
 

@@ -16,6 +16,7 @@ from gatewise.spec import Shapes
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000
 """As the safetensors library has it."""
+MAX_DEPTH = 64
 METADATA = "__metadata__"
 FLOAT32 = "float32"
 _FLOAT32_BYTES = 4
@@ -60,6 +61,8 @@ def read_object(text: str | bytes, what: str, path: str) -> dict[str, Any]:
         raise InputError(f"model file {path} is damaged: its {what} is not JSON.") from None
     if not isinstance(value, dict):
         raise InputError(f"model file {path} is damaged: its {what} is not an object.")
+    if _deeper(value, MAX_DEPTH):
+        raise InputError(f"model file {path} is damaged: its {what} is nested deeper than {MAX_DEPTH} levels.")
     return cast("dict[str, Any]", value)
 
 
@@ -126,6 +129,15 @@ def _numbers(name: str, value: object, path: str) -> list[int]:
             f"model file {path} is damaged: shape and place of weight {shown(name)} must be whole numbers from 0."
         )
     return items
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists are nested deeper than that; whoever walks them by recursion relies on it."""
+    inside: list[Any] = [value]
+    for _ in range(levels):
+        held: list[Any] = [item.values() if isinstance(item, dict) else item for item in inside]
+        inside = [item for items in held for item in items if isinstance(item, dict | list)]
+    return bool(inside)
 
 
 class _ForeignJsonError(ValueError):

@@ -96,6 +96,7 @@ def save_model(model: ModelFile, path: str | Path) -> None:
             "sha256": _BLANK,
         }
     )
+    read_object(text, "description", str(path))
     weights = {name: np.ascontiguousarray(value) for name, value in model.weights.items()}
     data = save_arrays(weights, metadata={_KEY: text})
     start, end = _digest_span(data, str(path))
@@ -148,7 +149,7 @@ def _shapes(blocks: Sequence[Block], most: int | None = None) -> Shapes:
 def _canonical(value: object) -> str:
     try:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the model's description cannot be written as JSON: {error}.") from error
 
 

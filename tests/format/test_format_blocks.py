@@ -231,6 +231,9 @@ def test_long_stacks_and_spans_are_refused_before_anything_is_made_of_them() -> 
     _refused([{**LSTM, "num_layers": 1025}], "num_layers of the block 'lstm' must be a whole number from 1 to 1024")
     for name in ("kernel_size", "stride", "dilation"):
         _refused([{**EXAMPLES["conv1d"], name: 2**16 + 1}], f"{name} of the block 'conv1d' must be .* from 1 to 65536")
+    wide = {**EXAMPLES["conv1d"], "kernel_size": 257, "dilation": 256}
+    assert parse_blocks([wide]) == (Conv1d(3, 2, 257, dilation=256),)
+    _refused([{**wide, "dilation": 257}], "dilation of the block 'conv1d' must be at most 65536, not 65792")
 
 
 @pytest.mark.parametrize("cell", ["gru", "", None, 1, "LSTM", ["lstm"], {"lstm": 1}])

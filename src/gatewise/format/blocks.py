@@ -10,7 +10,19 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from gatewise.errors import InputError
-from gatewise.format.fields import Bound, CellName, Flag, Layers, Number, Resolved, Size, Span, Width, check_fields
+from gatewise.format.fields import (
+    MAX_SPAN,
+    Bound,
+    CellName,
+    Flag,
+    Layers,
+    Number,
+    Resolved,
+    Size,
+    Span,
+    Width,
+    check_fields,
+)
 from gatewise.spec import BUILT_IN, CELLS, Shapes, Variant, check_option, variant
 
 
@@ -224,6 +236,14 @@ class Conv1d(_Block):
     stride: Span = 1
     dilation: Span = 1
     causal: Flag = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if sum(self.padding) > MAX_SPAN:
+            raise InputError(
+                f"(kernel_size - 1) * dilation of the block {self.kind!r} must be at most {MAX_SPAN}, not "
+                f"{sum(self.padding)}."
+            )
 
     @property
     def input_size(self) -> int:

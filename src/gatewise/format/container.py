@@ -79,9 +79,10 @@ def check_arrays(header: Mapping[str, Any], expected: Shapes, data: bytes, path:
     for name, (start, stop) in sorted(spans.items(), key=lambda item: item[1]):
         size = _FLOAT32_BYTES * math.prod(expected[name])
         if stop - start != size:
-            raise InputError(f"model file {path} is damaged: weight {name} has {stop - start} bytes, not {size}.")
+            held = shown(stop - start)
+            raise InputError(f"model file {path} is damaged: weight {name} has {held} bytes, not {size}.")
         if start != end:
-            fault = "overlaps the one before" if start < end else f"leaves {start - end} bytes unused before it"
+            fault = "overlaps the one before" if start < end else f"leaves {shown(start - end)} bytes unused before it"
             raise InputError(f"model file {path} is damaged: weight {name} {fault}.")
         end = stop
     held = len(data) - header_end(data)

@@ -21,6 +21,7 @@ from gatewise.format.architecture import FORMAT_VERSION, check_chain, parse_bloc
 from gatewise.format.atomic import atomic_file
 from gatewise.format.blocks import Block, Scaling, describe_block
 from gatewise.format.container import METADATA, check_arrays, check_stated, header_end, read_header, read_object
+from gatewise.format.fields import shown
 from gatewise.spec import Shapes
 
 MODEL_NAME = "model.safetensors"
@@ -177,7 +178,7 @@ def _description(header: Mapping[str, Any], path: str) -> dict[str, Any]:
         raise InputError(f"model file {path} is damaged: it has no format version.")
     if version > FORMAT_VERSION:
         raise InputError(
-            f"model file {path} has format {version}, from a newer gatewise; this one reads up to format "
+            f"model file {path} has format {shown(version)}, from a newer gatewise; this one reads up to format "
             f"{FORMAT_VERSION}. Update with: pip install --upgrade gatewise"
         )
     return description
@@ -192,8 +193,11 @@ def _digest_span(data: bytes, path: str) -> tuple[int, int]:
 
 def _check_digest(data: bytes, path: str) -> None:
     start, end = _digest_span(data, path)
-    blanked = data[:start] + _BLANK.encode() + data[end:]
-    if hashlib.sha256(blanked).hexdigest().encode() != data[start:end]:
+    view = memoryview(data)
+    digest = hashlib.sha256(view[:start])
+    digest.update(_BLANK.encode())
+    digest.update(view[end:])
+    if digest.hexdigest().encode() != data[start:end]:
         raise InputError(f"model file {path} is damaged: its content does not match its SHA-256. Copy it again.")
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from architectures import architectures
 from hypothesis import given, settings
 from torch import nn
 
 import gatewise
+from architectures import architectures
 from gatewise.errors import InputError
 from gatewise.format import (
     BLOCKS,

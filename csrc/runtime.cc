@@ -139,6 +139,13 @@ class Array {
     return static_cast<T*>(view_.buf);
   }
 
+  // Results are written while inputs are still read.
+  void check_apart(const Array& other) const {
+    const auto* const a = static_cast<const char*>(view_.buf);
+    const auto* const b = static_cast<const char*>(other.view_.buf);
+    if (a < b + other.view_.len && b < a + view_.len) throw nb::value_error("x and out must not share memory.");
+  }
+
  private:
   Py_buffer view_;
 };
@@ -149,11 +156,13 @@ constexpr std::size_t kLongStep = std::size_t{1} << 20;
 // One stream.
 class Stream {
  public:
-  Stream(std::shared_ptr<const Model> model, std::size_t inputs)
+  // `make` returns a new array for the outputs of a step.
+  Stream(std::shared_ptr<const Model> model, std::size_t inputs, nb::object make)
       : model_(std::move(model)),
         executor_(model_->executor),
         packed_(model_->packed()),
         inputs_(inputs),
+        make_(std::move(make)),
         states_(std::max(executor_.state_size(), std::size_t{1})),
         scratch_(std::max(executor_.step_scratch(), std::size_t{1})) {
     if (const char* why = executor_.whole_only())
@@ -161,11 +170,13 @@ class Stream {
     reset();
   }
 
-  void step(nb::handle x, nb::handle y) {
+  nb::object step(nb::handle x, nb::handle out) {
+    nb::object y = out.is_none() ? make_() : nb::borrow(out);
     // A model of tokens has no inputs.
     const std::vector<std::size_t> shape = inputs_ ? std::vector<std::size_t>{inputs_} : std::vector<std::size_t>{1};
     const Array from(x, "x", inputs_ ? "f" : "l", shape, false);
     const Array to(y, "out", "f", {executor_.output_width()}, true);
+    from.check_apart(to);
     Flow flow;
     flow.steps = flow.rows = 1;
     if (inputs_)
@@ -176,9 +187,13 @@ class Stream {
       const std::lock_guard<std::mutex> lock(mutex_);
       executor_.step(packed_, std::move(flow), states(), to.data<float>(), scratch_.data());
     };
-    if (executor_.packed_size() < kLongStep) return work();
-    const nb::gil_scoped_release release;
-    work();
+    if (executor_.packed_size() < kLongStep) {
+      work();
+    } else {
+      const nb::gil_scoped_release release;
+      work();
+    }
+    return y;
   }
 
   void reset() {
@@ -206,6 +221,7 @@ class Stream {
   const Executor& executor_;
   const float* const packed_;
   const std::size_t inputs_;
+  const nb::object make_;
   const Buffer states_, scratch_;
   std::mutex mutex_;  // never waited for by one who holds the interpreter's lock and is waited for
 };
@@ -274,6 +290,7 @@ class Pool {
     const std::vector<std::size_t> shape = inputs_ ? std::vector<std::size_t>{rows, inputs_} : std::vector{rows};
     const Array from(x, "x", inputs_ ? "f" : "l", shape, false);
     const Array to(y, "out", "f", {rows, executor_.output_width()}, true);
+    from.check_apart(to);
     std::ptrdiff_t wrong = -1;
     interruptible([&](Interrupt& interrupt) {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -369,8 +386,8 @@ void bind_runtime(nb::module_& m) {
         model.run(steps, rows, x, tokens, lengths, reset, {candidates, candidate_steps}, states, y, threads);
       });
   nb::class_<Stream>(m, "Stream")
-      .def(nb::init<std::shared_ptr<const Model>, std::size_t>(), "model"_a, "inputs"_a)
-      .def("step", &Stream::step, "x"_a, "out"_a)
+      .def(nb::init<std::shared_ptr<const Model>, std::size_t, nb::object>(), "model"_a, "inputs"_a, "make"_a)
+      .def("step", &Stream::step, "x"_a, "out"_a = nb::none())
       .def("reset", &Stream::reset)
       .def("read", &Stream::read)
       .def("write", &Stream::write);

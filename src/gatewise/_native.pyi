@@ -135,3 +135,70 @@ def backward(
 
 def math(name: str, source: int, target: int, count: int, isa: str | None = None) -> None:
     """Apply exp, sigmoid or tanh to an array of float32."""
+
+
+class Model:
+    """A model's blocks: csrc/executor.h. Addresses are not checked; 0 is none."""
+
+    isa: str
+    packed_size: int
+    state_size: int
+    whole_only: str | None
+
+    def add_recurrent(
+        self, layers: Sequence[Layer], directions: int, residual: bool, learned: bool, kinds: Sequence[int]
+    ) -> None: ...
+    def add_embedding(self, count: int, width: int) -> None: ...
+    def add_linear(self, inputs: int, outputs: int) -> None: ...
+    def add_layer_norm(self, width: int, eps: float) -> None: ...
+    def add_convolution(
+        self, inputs: int, outputs: int, kernel: int, stride: int, dilation: int, causal: bool
+    ) -> None: ...
+    def add_scaling(self, width: int, inverse: bool) -> None: ...
+    def add_mixture(self, candidates: int, quantiles: int) -> None: ...
+    def pack(self, weights: Sequence[int], to: int) -> None:
+        """Pack the weights of all blocks into ``packed_size`` floats."""
+
+    def bind(self, packed: int, owner: object) -> None:
+        """Use packed weights from now on, which ``owner`` keeps."""
+
+    def begin(self, states: int, rows: int) -> None:
+        """Write the states that rows begin with: ``state_size`` floats for each."""
+
+    def run(
+        self,
+        steps: int,
+        rows: int,
+        x: int,
+        tokens: int,
+        lengths: int,
+        reset: int,
+        candidates: int,
+        candidate_steps: int,
+        states: int,
+        y: int,
+        threads: int,
+    ) -> None:
+        """Run whole sequences, everything dense and time-major; releases the GIL."""
+
+class Stream:
+    """One stream of a model; what it is given is checked."""
+
+    def __init__(self, model: Model, inputs: int, make: Callable[[], NDArray[np.float32]]) -> None: ...
+    def step(self, x: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]: ...
+    def reset(self) -> None:
+        """Begin anew."""
+
+    def read(self) -> bytes: ...
+    def write(self, values: bytes) -> None: ...
+
+class Pool:
+    """Streams of a model that step together; what it is given is checked."""
+
+    def __init__(self, model: Model, inputs: int, capacity: int, threads: int) -> None: ...
+    def open(self, state: bytes | None) -> int | None: ...
+    def close(self, slot: int) -> bool: ...
+    def snapshot(self, slot: int) -> bytes | None: ...
+    def live(self) -> int: ...
+    def step(self, slots: NDArray[np.int64], x: NDArray[Any], out: NDArray[np.float32], rows: int) -> int:
+        """Step; or return the place of a slot that is not open or comes twice, else -1."""

@@ -22,6 +22,7 @@ from gatewise.format import (
     Scaling,
     check_chain,
 )
+from gatewise.models.inference import infer, serves
 from gatewise.nn import LSTM
 
 
@@ -139,7 +140,9 @@ class Network(nn.Module):
             self.add_module(str(index), _BUILD[type(block)](block, dropout))
 
     def forward(self, x: Tensor, candidates: Tensor | None = None) -> Tensor:
-        """Pass x through the blocks."""
+        """Pass x through the blocks; in inference by the operators of ``gatewise.runtime``, to the same bits."""
+        if serves(self, self.blocks, x, candidates):
+            return infer(self, self.blocks, x, candidates)
         for layer in self.children():
             if isinstance(layer, LSTM):
                 x = dropout(layer(x)[0], self.dropout, self.training)

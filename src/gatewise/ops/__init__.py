@@ -2,7 +2,7 @@
 
 from gatewise.ops.call import Direction, Result
 from gatewise.ops.checks import ShapeError
-from gatewise.ops.direct import DIRECT, Direct
+from gatewise.ops.direct import DIRECT, Direct, undisturbed
 from gatewise.ops.layer import explain, layer, lstm
 from gatewise.ops.support import BACKENDS, Choice
 from gatewise.reference import Noise, Weights
@@ -20,4 +20,5 @@ __all__ = [
     "explain",
     "layer",
     "lstm",
+    "undisturbed",
 ]

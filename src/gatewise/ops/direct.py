@@ -26,7 +26,7 @@ from gatewise import _native
 from gatewise.errors import InputError
 from gatewise.ops.call import Call, Direction
 from gatewise.ops.derivative import by_reference, frees_graph, has_memory, keeps
-from gatewise.ops.native import KEPT, dense, described, empty
+from gatewise.ops.native import KEPT, dense, empty
 from gatewise.ops.plain import reference
 from gatewise.reference import State, Weights
 from gatewise.spec import Variant

@@ -1,0 +1,158 @@
+"""A model's blocks as the native core runs them: what the runtime and the torch model in inference share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatewise import _native
+from gatewise.format import Block, Conv1d, Embedding, LayerNorm, Linear, Lstm, QuantileMix, Scaling
+from gatewise.runtime.layers import WEIGHTS, described
+
+Floats = NDArray[np.float32]
+
+
+def executor(blocks: Sequence[Block]) -> _native.Model:
+    """Return the core's model of an architecture, which wants its weights packed next."""
+    model = _native.Model()
+    for block in blocks:
+        _ADD[type(block)](model, block)
+    return model
+
+
+def packed(model: _native.Model, blocks: Sequence[Block], weights: Mapping[str, Floats]) -> Floats:
+    """Return the weights in the order in which the core reads them.
+
+    Args:
+        model: of these blocks.
+        blocks: the architecture.
+        weights: by the names of the model file, of the shapes that the blocks say, dense.
+    """
+    arrays = [None if name is None else np.ascontiguousarray(weights[name]) for name in _names(blocks)]
+    to = _native.empty(max(model.packed_size, 1))
+    model.pack([0 if array is None else array.ctypes.data for array in arrays], to.ctypes.data)
+    return to
+
+
+def bind(model: _native.Model, packed: Floats) -> None:
+    """Give a model its packed weights, which it keeps."""
+    model.bind(packed.ctypes.data, packed)
+
+
+def run(
+    model: _native.Model,
+    blocks: Sequence[Block],
+    x: NDArray[Any],
+    *,
+    lengths: NDArray[np.int64] | None = None,
+    reset: NDArray[np.bool_] | None = None,
+    candidates: Floats | None = None,
+    threads: int = 1,
+) -> Floats:
+    """Run whole sequences from the beginning.
+
+    Args:
+        model: with its weights.
+        blocks: its architecture.
+        x: float32 [B, T, D], or int64 [B, T] in the range of the embedding.
+        lengths: [B], each 0 to T; or None.
+        reset: [B, T], or None.
+        candidates: [B, T', K] with T' ≤ T, for a quantile mixture.
+        threads: the most that are used.
+
+    Returns:
+        [B, T', O]; past the end of a row zeros.
+    """
+    rows, steps = x.shape[:2]
+    given = _time_major(x)
+    cut = None if reset is None else _time_major(reset.view(np.uint8))
+    mixed = None if candidates is None else _time_major(candidates)
+    ends = None if lengths is None else np.ascontiguousarray(lengths)
+    states = np.empty(max(rows * model.state_size, 1), np.float32)
+    model.begin(states.ctypes.data, rows)
+    y = np.empty((output_steps(blocks, steps, mixed), rows, blocks[-1].output_size), np.float32)
+    tokens = isinstance(blocks[0], Embedding)
+    model.run(
+        steps,
+        rows,
+        0 if tokens else given.ctypes.data,
+        given.ctypes.data if tokens else 0,
+        _address(ends),
+        _address(cut),
+        _address(mixed),
+        0 if mixed is None else len(mixed),
+        states.ctypes.data,
+        y.ctypes.data,
+        threads,
+    )
+    return np.ascontiguousarray(y.transpose(1, 0, 2))
+
+
+def output_steps(blocks: Sequence[Block], steps: int, candidates: Floats | None) -> int:
+    """The steps that come out of an architecture, with the candidates of its mixture."""
+    for block in blocks:
+        if isinstance(block, Conv1d):
+            steps = -(-steps // block.stride)
+        elif isinstance(block, QuantileMix) and candidates is not None:
+            steps = len(candidates)
+    return steps
+
+
+def _time_major(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array.swapaxes(0, 1))
+
+
+def _address(array: NDArray[Any] | None) -> int:
+    return 0 if array is None else array.ctypes.data
+
+
+def _names(blocks: Sequence[Block]) -> list[str | None]:
+    """The names of all weights in the core's order; None for a bias that a block has not."""
+    names: list[str | None] = []
+    for index, block in enumerate(blocks):
+        own = _lstm_names(block) if isinstance(block, Lstm) else list(block.shapes())
+        names += [f"{index}.{name}" for name in own]
+        if isinstance(block, Linear) and not block.bias:
+            names.append(None)
+    return names
+
+
+def _lstm_names(block: Lstm) -> list[str]:
+    """Of each layer and direction its kinds of weights, then of each its learned states."""
+    ends = [f"_l{layer}{end}" for layer in range(block.num_layers) for end in ("", "_reverse")[: 1 + block.bidirectional]]
+    states = [f"{name}_0" for name in block.variant.cell.states] if block.learned_state else []
+    return [kind + end for kinds in (_kinds(block), states) for end in ends for kind in kinds]
+
+
+def _kinds(block: Lstm) -> list[str]:
+    return list(block.variant.shapes(block.input_size, block.hidden_size))
+
+
+def _lstm(model: _native.Model, block: Lstm) -> None:
+    above, text = block.output_size, block.variant.text
+    widths = [above if layer else block.input_size for layer in range(block.num_layers)]
+    directions = 1 + block.bidirectional
+    layers = [described(text, width, block.hidden_size, block.bias) for width in widths for _ in range(directions)]
+    kinds = [WEIGHTS.index(kind) for kind in _kinds(block)]
+    model.add_recurrent(layers, directions, block.residual, block.learned_state, kinds)
+
+
+def _conv1d(model: _native.Model, block: Conv1d) -> None:
+    model.add_convolution(
+        block.in_channels, block.out_channels, block.kernel_size, block.stride, block.dilation, block.causal
+    )
+
+
+_ADD: Mapping[type, Callable[[_native.Model, Any], None]] = MappingProxyType(
+    {
+        Lstm: _lstm,
+        Embedding: lambda model, block: model.add_embedding(block.num_embeddings, block.embedding_dim),
+        Linear: lambda model, block: model.add_linear(block.in_features, block.out_features),
+        LayerNorm: lambda model, block: model.add_layer_norm(block.features, block.eps),
+        Conv1d: _conv1d,
+        Scaling: lambda model, block: model.add_scaling(block.features, block.inverse),
+        QuantileMix: lambda model, block: model.add_mixture(block.candidates, block.quantiles),
+    }
+)

@@ -1,0 +1,46 @@
+"""Packed weights in a file that several processes map."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatewise import _native
+from gatewise.errors import InputError
+from gatewise.format import atomic_file
+
+_LAYOUT = 1
+"""Changes whenever the core's packing does."""
+
+
+def mapped(
+    folder: Path, identity: str, model: _native.Model, make: Callable[[], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return the packed weights of a model, mapped from a file, which is written if it is not there.
+
+    Args:
+        folder: where the file is; its name tells the model, the instruction set and the layout.
+        identity: the SHA-256 of the model file.
+        model: whose packing it is.
+        make: packs the weights.
+
+    Raises:
+        InputError: the file cannot be written or read, or is damaged.
+    """
+    path = folder / f"{identity}-{model.isa}-{_LAYOUT}.packed"
+    if not path.exists():
+        weights = make()
+        with atomic_file(path) as file:
+            file.write(weights.data)
+            file.write(hashlib.sha256(weights.data).digest())
+    size = 4 * max(model.packed_size, 1)
+    try:
+        data = np.memmap(path, np.uint8, mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(f"the shared weights {path} cannot be read: {error}.") from None
+    values, digest = data[:size], data[size:].tobytes()
+    if hashlib.sha256(values.data).digest() != digest:
+        raise InputError(f"the shared weights {path} are damaged: remove the file, and the next load writes it anew.")
+    return values.view(np.float32)

@@ -1,0 +1,215 @@
+"""A saved model, ready to run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gatewise import _native
+from gatewise.errors import InputError
+from gatewise.format import Block, Conv1d, Embedding, ModelFile, QuantileMix, model_path
+from gatewise.format.file import read_model
+from gatewise.machine import engine
+from gatewise.runtime.executor import Floats, bind, executor, packed, run
+from gatewise.runtime.mapped import mapped
+from gatewise.runtime.streams import Pool, Stream
+
+
+def load(path: str | Path, *, threads: int | None = None, shared: str | Path | None = None) -> "Model":
+    """Read a model file, or the one in a run folder, and make it ready to run.
+
+    Args:
+        path: the file or folder.
+        threads: the most that ``run`` and pools use; by default as many as there are processors.
+        shared: a folder, which must exist, for the weights as the core reads them. The first process writes them
+            there; all map the same memory, read-only. A folder that others can write to is not for this.
+
+    Raises:
+        InputError: the file is missing, damaged, newer or no model file; or the folder cannot be used.
+
+    Example:
+        >>> import tempfile
+        >>> from gatewise import runtime
+        >>> from gatewise.format import Lstm, ModelFile, save_model
+        >>> block, path = Lstm(3, 4), tempfile.mkdtemp() + "/model.safetensors"
+        >>> weights = {f"0.{name}": np.full(shape, 0.1, np.float32) for name, shape in block.shapes().items()}
+        >>> save_model(ModelFile("demo", (block,), weights), path)
+        >>> load(path).run(np.zeros((2, 5, 3)), lengths=[5, 2]).shape
+        (2, 5, 4)
+    """
+    reading = read_model(model_path(path))
+    return Model(reading.model, reading.description["sha256"], threads=threads, shared=shared)
+
+
+class Model:
+    """A model whose weights are packed once and never change; ``load`` makes one of a file.
+
+    It may be used from several threads, and has as many streams as memory allows.
+
+    Args:
+        file: what a model file holds.
+        identity: the SHA-256 that the file states; states go to models of the same identity only.
+        threads: as for ``load``.
+        shared: as for ``load``.
+
+    Attributes:
+        task: what the model does.
+        architecture: its blocks.
+        settings: what its task needs around the blocks.
+        vocabulary: what its whole numbers stand for.
+        threads: the most that ``run`` and pools use.
+    """
+
+    def __init__(
+        self, file: ModelFile, identity: str, *, threads: int | None = None, shared: str | Path | None = None
+    ):
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise InputError(f"threads must be a whole number of at least 1, or None, not {threads!r}.")
+        self.task, self.settings, self.vocabulary = file.task, file.settings, file.vocabulary
+        self.architecture: tuple[Block, ...] = file.architecture
+        self.threads = threads or engine().threads
+        self._identity = identity
+        self._model = executor(file.architecture)
+
+        def make() -> Floats:
+            return packed(self._model, file.architecture, file.weights)
+
+        weights = make() if shared is None else mapped(Path(shared), self._identity, self._model, make)
+        bind(self._model, weights)
+
+    def run(
+        self,
+        x: ArrayLike,
+        *,
+        lengths: Sequence[int] | NDArray[Any] | None = None,
+        reset: ArrayLike | None = None,
+        candidates: ArrayLike | None = None,
+    ) -> Floats:
+        """Run whole sequences from the beginning.
+
+        Args:
+            x: numbers [B, T, D], or [T, D] for a single sequence; for an embedding whole numbers [B, T] or [T].
+                Computed in float32.
+            lengths: the steps of each row [B], 0 to T; past a row's end outputs are zero.
+            reset: bool [B, T] ([T] for a single sequence): a row begins anew before each step that is true.
+            candidates: [B, T', K], for a model with a quantile mixture only: the forecasts that it mixes.
+
+        Returns:
+            float32 [B, T', O], or [T', O]. T' is T, less where a convolution has strides, and the candidates' where
+            they are mixed.
+
+        Raises:
+            InputError: an argument does not fit the model.
+
+        """
+        given, single = self._inputs(x)
+        rows, steps = given.shape[:2]
+        mixes = isinstance(self.architecture[-1], QuantileMix)
+        if mixes != (candidates is not None):
+            what = "the model mixes candidates: give them" if mixes else "the model has no mixture: candidates are for"
+            raise InputError(f"{what} {'as [B, T′, K]' if mixes else 'those with a quantile mixture'}.")
+        ends = None if lengths is None else self._lengths(lengths, rows, steps)
+        cut = None if reset is None else self._reset(reset, (rows, steps), single)
+        mixed = None if candidates is None else self._candidates(candidates, rows, steps, single)
+        y = run(
+            self._model,
+            self.architecture,
+            given,
+            lengths=ends,
+            reset=cut,
+            candidates=mixed,
+            threads=self.threads,
+        )
+        return y[0] if single else y
+
+    def stream(self) -> Stream:
+        """Begin a stream.
+
+        Raises:
+            InputError: the model cannot go step by step; the text says which block is in the way.
+        """
+        self._check_steps()
+        return Stream(self._model, *self._sizes(), self._identity)
+
+    def streams(self, capacity: int) -> Pool:
+        """Make room for many streams that step together.
+
+        Args:
+            capacity: the most streams at once, 1 or more.
+
+        Raises:
+            InputError: the model cannot go step by step, or the capacity is out of range.
+        """
+        self._check_steps()
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise InputError(f"capacity must be a whole number of at least 1, not {capacity!r}.")
+        return Pool(self._model, self._sizes(), capacity, self.threads, self._identity)
+
+    def _sizes(self) -> tuple[int, int]:
+        return self.architecture[0].input_size or 0, self.architecture[-1].output_size
+
+    def _check_steps(self) -> None:
+        if why := self._model.whole_only:
+            raise InputError(f"this model cannot go step by step: {why}. Use run().")
+
+    def _inputs(self, x: ArrayLike) -> tuple[NDArray[Any], bool]:
+        """x with its batch, of the dtype that the core reads, and whether it was a single sequence."""
+        first, given = self.architecture[0], np.asarray(x)
+        width = first.input_size
+        axes, dims = ("[B, T, D] or [T, D]", 3) if width else ("[B, T] or [T]", 2)
+        if given.ndim not in (dims, dims - 1):
+            raise InputError(f"x must have the dimensions {axes}, got {list(given.shape)}.")
+        single = given.ndim == dims - 1
+        given = given[None] if single else given
+        if isinstance(first, Embedding):
+            if given.dtype.kind not in "iu":
+                raise InputError(f"x must be whole numbers, the model begins with an embedding; got {given.dtype}.")
+            if given.size and not (0 <= given.min() and given.max() < first.num_embeddings):
+                raise InputError(
+                    f"x must be from 0 to {first.num_embeddings - 1}, got {given.min()} to {given.max()}."
+                )
+            return given.astype(np.int64, copy=False), single
+        if given.shape[-1] != width:
+            raise InputError(f"x must have {width} features, got {given.shape[-1]} ({list(given.shape)}).")
+        return _float32("x", given), single
+
+    def _lengths(self, lengths: Sequence[int] | NDArray[Any], rows: int, steps: int) -> NDArray[np.int64]:
+        if isinstance(self.architecture[-1], QuantileMix):
+            raise InputError("lengths cannot go with a quantile mixture, which takes whole windows.")
+        given = np.asarray(lengths)
+        if given.dtype.kind not in "iu" and given.size or given.shape != (rows,):
+            raise InputError(f"lengths must be {rows} whole numbers, got {given.dtype} of shape {list(given.shape)}.")
+        given = given.astype(np.int64)
+        if ((given < 0) | (given > steps)).any():
+            row = int(np.argmax((given < 0) | (given > steps)))
+            raise InputError(f"lengths must be from 0 to T, {steps}; lengths[{row}] is {given[row]}.")
+        return given
+
+    def _reset(self, reset: ArrayLike, shape: tuple[int, int], single: bool) -> NDArray[np.bool_]:
+        for block in self.architecture:
+            if isinstance(block, Conv1d) and block.stride > 1:
+                raise InputError("reset cannot go with a convolution that skips steps (stride > 1).")
+        given = np.asarray(reset)
+        given = given[None] if single else given
+        if given.dtype != np.bool_ or given.shape != shape:
+            raise InputError(f"reset must be bool {list(shape)}, got {given.dtype} {list(given.shape)}.")
+        return given
+
+    def _candidates(self, candidates: ArrayLike, rows: int, steps: int, single: bool) -> Floats:
+        block = self.architecture[-1]
+        assert isinstance(block, QuantileMix)
+        given = np.asarray(candidates)
+        given = given[None] if single else given
+        if given.ndim != 3 or given.shape[0] != rows or given.shape[2] != block.candidates or given.shape[1] > steps:
+            raise InputError(
+                f"candidates must be [{rows}, T′, {block.candidates}] with T′ at most {steps}, got {list(given.shape)}."
+            )
+        return _float32("candidates", given)
+
+
+def _float32(name: str, given: NDArray[Any]) -> Floats:
+    if given.dtype.kind not in "fiub":
+        raise InputError(f"{name} must be real numbers, got {given.dtype}.")
+    return given.astype(np.float32, copy=False)

@@ -1,0 +1,149 @@
+"""Models step by step: one stream, or a pool of them that step together."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gatewise import _native
+from gatewise.errors import InputError
+from gatewise.runtime.state import read_state, write_state
+
+Floats = NDArray[np.float32]
+
+
+class Stream(_native.Stream):
+    """One stream of a model; made by ``Model.stream``.
+
+    ``step(x, out=None)`` takes the inputs of one step, float32 [D] (for an embedding int64 [1]), and returns float32
+    [O], in ``out`` if that is given: the same bits as the whole sequence gives. It raises TypeError or ValueError, with
+    nothing changed, if an array is not of this dtype and shape, in one piece. Threads may share a stream; their steps
+    then come one after the other.
+
+    Example:
+        >>> import tempfile
+        >>> from gatewise import runtime
+        >>> from gatewise.format import Lstm, ModelFile, save_model
+        >>> block, path = Lstm(3, 4), tempfile.mkdtemp() + "/model.safetensors"
+        >>> weights = {f"0.{name}": np.full(shape, 0.1, np.float32) for name, shape in block.shapes().items()}
+        >>> save_model(ModelFile("demo", (block,), weights), path)
+        >>> stream = runtime.load(path).stream()
+        >>> y = stream.step(np.ones(3, np.float32))
+        >>> saved = stream.state
+        >>> after = stream.step(np.zeros(3, np.float32))
+        >>> stream.state = saved
+        >>> bool((stream.step(np.zeros(3, np.float32)) == after).all())
+        True
+    """
+
+    def __init__(self, model: _native.Model, inputs: int, outputs: int, identity: str):
+        super().__init__(model, inputs, partial(np.empty, outputs, np.float32))
+        self._identity = identity
+
+    @property
+    def state(self) -> bytes:
+        """All that the stream remembers, as bytes of a fixed length; assign them to any stream of the same model.
+
+        Raises:
+            InputError: when assigned, if the bytes are not of this model, or damaged.
+        """
+        return write_state(self.read(), self._identity)
+
+    @state.setter
+    def state(self, data: bytes) -> None:
+        self.write(read_state(data, self._identity, len(self.read())))
+
+
+class Pool:
+    """Streams of one model that step together, any of them at a time; made by ``Model.streams``.
+
+    Each has a slot, a whole number below the capacity, from ``open`` to ``close``. A stream's results do not depend on
+    which others step with it. Threads may share a pool; their calls then come one after the other.
+
+    Args:
+        model: with its weights.
+        sizes: D (0 for an embedding) and O.
+        capacity: the most streams at once, 1 or more; their states are allocated now.
+        threads: the most that a step uses.
+        identity: the SHA-256 of the model file.
+    """
+
+    def __init__(self, model: _native.Model, sizes: tuple[int, int], capacity: int, threads: int, identity: str):
+        self.capacity = capacity
+        self._inputs, self._outputs = sizes
+        self._identity = identity
+        self._state_bytes = 4 * model.state_size
+        self._pool = _native.Pool(model, self._inputs, capacity, threads)
+
+    def __len__(self) -> int:
+        """The streams that are open."""
+        return self._pool.live()
+
+    def open(self, state: bytes | None = None) -> int:
+        """Begin a stream and return its slot.
+
+        Args:
+            state: of a stream of the same model (``Stream.state``, ``snapshot``) that goes on here; None begins anew.
+
+        Raises:
+            InputError: all slots are taken, or the state does not fit.
+        """
+        values = None if state is None else read_state(state, self._identity, self._state_bytes)
+        slot = self._pool.open(values)
+        if slot is None:
+            raise InputError(f"all {self.capacity:,} streams of the pool are open: close one, or make a larger pool.")
+        return slot
+
+    def close(self, slot: int) -> None:
+        """End a stream; its slot is free for another.
+
+        Raises:
+            InputError: the slot is not open.
+        """
+        if not self._pool.close(self._slot(slot)):
+            raise InputError(f"slot {slot} is not open.")
+
+    def snapshot(self, slot: int) -> bytes:
+        """Return all that a stream remembers, as ``Stream.state`` does.
+
+        Raises:
+            InputError: the slot is not open.
+        """
+        values = self._pool.snapshot(self._slot(slot))
+        if values is None:
+            raise InputError(f"slot {slot} is not open.")
+        return write_state(values, self._identity)
+
+    def step(self, slots: Sequence[int] | NDArray[Any], x: ArrayLike, out: Floats | None = None) -> Floats:
+        """Step some of the streams, each by one step.
+
+        Args:
+            slots: [N] of open streams, each once, in any order.
+            x: float32 [N, D], or int64 [N] for an embedding: row i is for slots[i].
+            out: float32 [N, O] to write to, sharing no memory with x.
+
+        Returns:
+            [N, O], ``out`` if it was given.
+
+        Raises:
+            InputError: a slot is not open or comes twice; then no stream has stepped.
+            ValueError: an array has another shape or dtype.
+        """
+        slots = np.ascontiguousarray(slots, np.int64)
+        kind = np.float32 if self._inputs else np.int64
+        x = np.ascontiguousarray(x, kind)
+        if out is None:
+            out = np.empty((len(slots), self._outputs), np.float32)
+        wrong = self._pool.step(slots, x, out, slots.size)
+        if wrong >= 0:
+            slot = slots[wrong]
+            twice = slot in slots[:wrong]
+            raise InputError(f"slots[{wrong}] is {slot}, which {'comes twice' if twice else 'is not open'}.")
+        return out
+
+    def _slot(self, slot: int) -> int:
+        if isinstance(slot, bool) or not isinstance(slot, int | np.integer) or not 0 <= slot < self.capacity:
+            raise InputError(f"a slot is a whole number from 0 to {self.capacity - 1}, not {slot!r}.")
+        return int(slot)

@@ -76,6 +76,14 @@ def test_a_header_that_claims_to_be_huge(saved: Path, scratch: Path, size: int) 
     refused(scratch, "damaged: it ends before its header does")
 
 
+def test_a_header_that_is_huge(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = int.from_bytes(saved.read_bytes()[:8], "little")
+    monkeypatch.setattr("gatewise.format.container.MAX_HEADER", size)
+    load_model(saved)
+    monkeypatch.setattr("gatewise.format.container.MAX_HEADER", size - 1)
+    refused(saved, f"damaged: its header has {size:,} bytes, more than {size - 1:,}")
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 100])
 def test_a_header_that_claims_to_be_short(saved: Path, scratch: Path, size: int) -> None:
     scratch.write_bytes(size.to_bytes(8, "little") + saved.read_bytes()[8:])

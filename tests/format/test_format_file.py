@@ -325,6 +325,15 @@ def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("blocks", "message"), [((), "must be a list of blocks"), ((Linear(3, 2), Linear(3, 2)), "gives a width of 2")]
+)
+def test_blocks_that_do_not_fit_are_not_written(tmp_path: Path, blocks: tuple, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        save_model(with_weights(blocks), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
     deep: dict = {}
     for _ in range(100):

@@ -38,12 +38,13 @@ def read_header(data: bytes, path: str) -> dict[str, Any]:
         InputError: the file is not of this format, or its header is cut off, too large or not a JSON object.
     """
     end = header_end(data)
-    if len(data) < LENGTH_BYTES or not data.startswith(b"{", LENGTH_BYTES) or end == LENGTH_BYTES:
+    size = end - LENGTH_BYTES
+    if len(data) < LENGTH_BYTES or not data.startswith(b"{", LENGTH_BYTES) or not size:
         raise InputError(f"{path} is not a model file: it is not in the safetensors format.")
     if len(data) < end:
         raise InputError(f"model file {path} is damaged: it ends before its header does.")
-    if end > MAX_HEADER:
-        raise InputError(f"model file {path} is damaged: its header has {end:,} bytes, more than {MAX_HEADER:,}.")
+    if size > MAX_HEADER:
+        raise InputError(f"model file {path} is damaged: its header has {size:,} bytes, more than {MAX_HEADER:,}.")
     return read_object(data[LENGTH_BYTES:end], "header", path)
 
 

@@ -1,6 +1,7 @@
 """The compiled core (csrc/bindings.cc). Addresses are not checked here: gatewise.ops does that."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +136,6 @@ def backward(
 
 def math(name: str, source: int, target: int, count: int, isa: str | None = None) -> None:
     """Apply exp, sigmoid or tanh to an array of float32."""
-
 
 class Model:
     """A model's blocks: csrc/executor.h. Addresses are not checked; 0 is none."""

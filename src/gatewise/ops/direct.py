@@ -29,6 +29,7 @@ from gatewise.ops.derivative import by_reference, frees_graph, has_memory, keeps
 from gatewise.ops.native import KEPT, dense, empty
 from gatewise.ops.plain import reference
 from gatewise.reference import State, Weights
+from gatewise.runtime.layers import described
 from gatewise.spec import Variant
 
 DIRECT = ("auto", "native")

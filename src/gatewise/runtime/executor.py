@@ -121,7 +121,9 @@ def _names(blocks: Sequence[Block]) -> list[str | None]:
 
 def _lstm_names(block: Lstm) -> list[str]:
     """Of each layer and direction its kinds of weights, then of each its learned states."""
-    ends = [f"_l{layer}{end}" for layer in range(block.num_layers) for end in ("", "_reverse")[: 1 + block.bidirectional]]
+    ends = [
+        f"_l{layer}{end}" for layer in range(block.num_layers) for end in ("", "_reverse")[: 1 + block.bidirectional]
+    ]
     states = [f"{name}_0" for name in block.variant.cell.states] if block.learned_state else []
     return [kind + end for kinds in (_kinds(block), states) for end in ends for kind in kinds]
 

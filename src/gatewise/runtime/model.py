@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gatewise import _native
 from gatewise.errors import InputError
 from gatewise.format import Block, Conv1d, Embedding, ModelFile, QuantileMix, model_path
 from gatewise.format.file import read_model
@@ -62,14 +61,10 @@ class Model:
         threads: the most that ``run`` and pools use.
     """
 
-    def __init__(
-        self, file: ModelFile, identity: str, *, threads: int | None = None, shared: str | Path | None = None
-    ):
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise InputError(f"threads must be a whole number of at least 1, or None, not {threads!r}.")
+    def __init__(self, file: ModelFile, identity: str, *, threads: int | None = None, shared: str | Path | None = None):
         self.task, self.settings, self.vocabulary = file.task, file.settings, file.vocabulary
         self.architecture: tuple[Block, ...] = file.architecture
-        self.threads = threads or engine().threads
+        self.threads = engine().threads if threads is None else _count("threads", threads)
         self._identity = identity
         self._model = executor(file.architecture)
 
@@ -143,9 +138,7 @@ class Model:
             InputError: the model cannot go step by step, or the capacity is out of range.
         """
         self._check_steps()
-        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-            raise InputError(f"capacity must be a whole number of at least 1, not {capacity!r}.")
-        return Pool(self._model, self._sizes(), capacity, self.threads, self._identity)
+        return Pool(self._model, self._sizes(), _count("capacity", capacity), self.threads, self._identity)
 
     def _sizes(self) -> tuple[int, int]:
         return self.architecture[0].input_size or 0, self.architecture[-1].output_size
@@ -155,7 +148,7 @@ class Model:
             raise InputError(f"this model cannot go step by step: {why}. Use run().")
 
     def _inputs(self, x: ArrayLike) -> tuple[NDArray[Any], bool]:
-        """x with its batch, of the dtype that the core reads, and whether it was a single sequence."""
+        """X with its batch, of the dtype that the core reads, and whether it was a single sequence."""
         first, given = self.architecture[0], np.asarray(x)
         width = first.input_size
         axes, dims = ("[B, T, D] or [T, D]", 3) if width else ("[B, T] or [T]", 2)
@@ -166,10 +159,8 @@ class Model:
         if isinstance(first, Embedding):
             if given.dtype.kind not in "iu":
                 raise InputError(f"x must be whole numbers, the model begins with an embedding; got {given.dtype}.")
-            if given.size and not (0 <= given.min() and given.max() < first.num_embeddings):
-                raise InputError(
-                    f"x must be from 0 to {first.num_embeddings - 1}, got {given.min()} to {given.max()}."
-                )
+            if given.size and not (given.min() >= 0 and given.max() < first.num_embeddings):
+                raise InputError(f"x must be from 0 to {first.num_embeddings - 1}, got {given.min()} to {given.max()}.")
             return given.astype(np.int64, copy=False), single
         if given.shape[-1] != width:
             raise InputError(f"x must have {width} features, got {given.shape[-1]} ({list(given.shape)}).")
@@ -179,7 +170,7 @@ class Model:
         if isinstance(self.architecture[-1], QuantileMix):
             raise InputError("lengths cannot go with a quantile mixture, which takes whole windows.")
         given = np.asarray(lengths)
-        if given.dtype.kind not in "iu" and given.size or given.shape != (rows,):
+        if (given.dtype.kind not in "iu" and given.size) or given.shape != (rows,):
             raise InputError(f"lengths must be {rows} whole numbers, got {given.dtype} of shape {list(given.shape)}.")
         given = given.astype(np.int64)
         if ((given < 0) | (given > steps)).any():
@@ -207,6 +198,12 @@ class Model:
                 f"candidates must be [{rows}, T′, {block.candidates}] with T′ at most {steps}, got {list(given.shape)}."
             )
         return _float32("candidates", given)
+
+
+def _count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    return value
 
 
 def _float32(name: str, given: NDArray[Any]) -> Floats:

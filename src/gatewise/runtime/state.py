@@ -22,11 +22,11 @@ def write_state(values: bytes, identity: str) -> bytes:
     return header + values
 
 
-def read_state(data: bytes, identity: str, size: int) -> bytes:
+def read_state(data: object, identity: str, size: int) -> bytes:
     """Return the values of ``write_state``.
 
     Args:
-        data: what it returned.
+        data: the bytes that it returned.
         identity: of the model that is to go on.
         size: the bytes of values that it has.
 

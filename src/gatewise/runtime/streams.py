@@ -143,7 +143,7 @@ class Pool:
             raise InputError(f"slots[{wrong}] is {slot}, which {'comes twice' if twice else 'is not open'}.")
         return out
 
-    def _slot(self, slot: int) -> int:
-        if isinstance(slot, bool) or not isinstance(slot, int | np.integer) or not 0 <= slot < self.capacity:
+    def _slot(self, slot: object) -> int:
+        if isinstance(slot, bool) or not isinstance(slot, int | np.int64) or not 0 <= slot < self.capacity:
             raise InputError(f"a slot is a whole number from 0 to {self.capacity - 1}, not {slot!r}.")
         return int(slot)

@@ -177,23 +177,23 @@ class Stream {
     const Array from(x, "x", inputs_ ? "f" : "l", shape, false);
     const Array to(y, "out", "f", {executor_.output_width()}, true);
     from.check_apart(to);
-    Flow flow;
-    flow.steps = flow.rows = 1;
-    if (inputs_)
-      flow.data = from.data<const float>();
-    else
-      flow.tokens = from.data<const std::int64_t>();
-    const auto work = [&] {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      executor_.step(packed_, std::move(flow), states(), to.data<float>(), scratch_.data());
-    };
     if (executor_.packed_size() < kLongStep) {
-      work();
+      go(from, to, 1);
     } else {
       const nb::gil_scoped_release release;
-      work();
+      go(from, to, 1);
     }
     return y;
+  }
+
+  // Several steps, one after the other: x [count, D], out [count, O].
+  void steps(nb::handle x, nb::handle out, std::size_t count) {
+    const std::vector<std::size_t> shape = inputs_ ? std::vector<std::size_t>{count, inputs_} : std::vector{count};
+    const Array from(x, "x", inputs_ ? "f" : "l", shape, false);
+    const Array to(out, "out", "f", {count, executor_.output_width()}, true);
+    from.check_apart(to);
+    const nb::gil_scoped_release release;
+    go(from, to, count);
   }
 
   void reset() {
@@ -216,6 +216,20 @@ class Stream {
 
  private:
   States states() const { return {states_.data(), 1, nullptr}; }
+
+  void go(const Array& from, const Array& to, std::size_t count) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (std::size_t i = 0; i < count; ++i) {
+      Flow flow;
+      flow.steps = flow.rows = 1;
+      if (inputs_)
+        flow.data = from.data<const float>() + i * inputs_;
+      else
+        flow.tokens = from.data<const std::int64_t>() + i;
+      float* const y = to.data<float>() + i * executor_.output_width();
+      executor_.step(packed_, std::move(flow), states(), y, scratch_.data());
+    }
+  }
 
   std::shared_ptr<const Model> model_;
   const Executor& executor_;
@@ -388,6 +402,7 @@ void bind_runtime(nb::module_& m) {
   nb::class_<Stream>(m, "Stream")
       .def(nb::init<std::shared_ptr<const Model>, std::size_t, nb::object>(), "model"_a, "inputs"_a, "make"_a)
       .def("step", &Stream::step, "x"_a, "out"_a = nb::none())
+      .def("_steps", &Stream::steps, "x"_a, "out"_a, "count"_a)
       .def("reset", &Stream::reset)
       .def("read", &Stream::read)
       .def("write", &Stream::write);

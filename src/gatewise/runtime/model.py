@@ -140,6 +140,11 @@ class Model:
         self._check_steps()
         return Pool(self._model, self._sizes(), _count("capacity", capacity), self.threads, self._identity)
 
+    @property
+    def packed_bytes(self) -> int:
+        """The memory of the weights, as the core reads them."""
+        return 4 * self._model.packed_size
+
     def _sizes(self) -> tuple[int, int]:
         return self.architecture[0].input_size or 0, self.architecture[-1].output_size
 

@@ -41,6 +41,26 @@ class Stream(_native.Stream):
     def __init__(self, model: _native.Model, inputs: int, outputs: int, identity: str):
         super().__init__(model, inputs, partial(np.empty, outputs, np.float32))
         self._identity = identity
+        self._sizes = (inputs, outputs)
+
+    def steps(self, x: ArrayLike, out: Floats | None = None) -> Floats:
+        """Take several steps at once, at the price of the arithmetic alone.
+
+        Args:
+            x: float32 [N, D], or int64 [N] for an embedding.
+            out: float32 [N, O] to write to, sharing no memory with x.
+
+        Returns:
+            [N, O], ``out`` if it was given: what N calls of ``step`` return.
+
+        Raises:
+            TypeError, ValueError: an array has another dtype or shape; then no step was taken.
+        """
+        given = np.ascontiguousarray(x, np.float32 if self._sizes[0] else np.int64)
+        if out is None:
+            out = np.empty((len(given), self._sizes[1]), np.float32)
+        self._steps(given, out, len(given))
+        return out
 
     @property
     def state(self) -> bytes:

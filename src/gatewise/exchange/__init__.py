@@ -1,0 +1,5 @@
+"""Models as ONNX files, written from the blocks of an architecture and read back into them. No torch."""
+
+from gatewise.exchange.writing import export_blocks
+
+__all__ = ["export_blocks"]

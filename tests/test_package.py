@@ -31,6 +31,7 @@ def test_import_is_cheap() -> None:
         ("from gatewise.tasks.forecast import Settings", HEAVY),
         ("import gatewise.cli.commands", {"torch", "matplotlib", "polars"}),
         ("import gatewise.spec, gatewise.format", {"torch", "polars"}),
+        ("import gatewise.exchange", {"torch", "polars", "onnx"}),
         ("import gatewise.data", {"torch", "matplotlib"}),
     ],
 )
@@ -44,7 +45,7 @@ def test_torch_is_loaded_by_what_needs_it() -> None:
 
 def test_the_public_names() -> None:
     modules = ["ConvLSTM", "Forecaster", "LSTM", "LSTMCell", "Stack"]
-    assert dir(gatewise) == [*modules, "__version__", "engine", "from_torch", "to_torch"]
+    assert dir(gatewise) == [*modules, "__version__", "engine", "export_onnx", "from_onnx", "from_torch", "to_torch"]
     assert set(gatewise.__all__) == set(dir(gatewise))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gatewise.machine import engine
+    from gatewise.models import export_onnx, from_onnx
     from gatewise.nn import LSTM, ConvLSTM, LSTMCell, Stack, from_torch, to_torch
     from gatewise.tasks.forecast import Forecaster
 
@@ -20,11 +21,25 @@ _HOME = {
     "LSTMCell": ("gatewise.nn", "torch"),
     "Stack": ("gatewise.nn", "torch"),
     "engine": ("gatewise.machine", ""),
+    "export_onnx": ("gatewise.models", "torch"),
+    "from_onnx": ("gatewise.models", "torch"),
     "from_torch": ("gatewise.nn", "torch"),
     "to_torch": ("gatewise.nn", "torch"),
 }
 
-__all__ = ["LSTM", "ConvLSTM", "Forecaster", "LSTMCell", "Stack", "__version__", "engine", "from_torch", "to_torch"]
+__all__ = [
+    "LSTM",
+    "ConvLSTM",
+    "Forecaster",
+    "LSTMCell",
+    "Stack",
+    "__version__",
+    "engine",
+    "export_onnx",
+    "from_onnx",
+    "from_torch",
+    "to_torch",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
 """The recurrent layers of a block, as nodes: their states in and out, both directions, lengths, residuals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,35 +13,58 @@ from gatewise.format import Lstm
 Names = dict[str, str]
 Weights = Mapping[str, np.ndarray]
 
+_INT64 = 7  # onnx.TensorProto.INT64
+
 SLOTS = ("W", "R", "B", "lengths", "h", "c", "P")
 """The inputs of an LSTM node after X; those of an RNN node are all but the last two."""
 
 
-@dataclass(frozen=True)
 class Lengths:
-    """How many steps each row has, as the graph knows it.
+    """How many steps each row has, as the graph knows it; what follows from it is added where it is first needed.
 
-    Attributes:
-        given: [B] int32.
-        alive: [T, B, 1], true at a row's own steps.
-        nonempty: [1, B, 1], true for rows with any.
+    Args:
+        graph: the graph.
+        given: [B] int32, an input of the graph.
+        like: a value whose first two axes are those of the input.
+        time: which of them is time.
     """
 
-    given: str
-    alive: str
-    nonempty: str
+    def __init__(self, graph: Graph, given: str, like: str, time: int):
+        self.graph = graph
+        self.given = given
+        self.like = like
+        self.time = time
+
+    @cached_property
+    def nonempty(self) -> str:
+        """[1, B, 1], true for rows that have any steps."""
+        return self.graph.op("Greater", self._rows, self.graph.constant(np.int64(0)))
+
+    @cached_property
+    def alive(self) -> str:
+        """[T, B, 1], true at a row's own steps."""
+        graph = self.graph
+        zero, one = (graph.constant(np.int64(value)) for value in (0, 1))
+        steps = graph.op("Squeeze", graph.size(self.like, self.time), graph.integers(0))
+        time = graph.op("Unsqueeze", graph.op("Range", zero, steps, one), graph.integers(1, 2))
+        return graph.op("Less", time, self._rows)
+
+    @cached_property
+    def _rows(self) -> str:
+        whole = self.graph.op("Cast", self.given, to=_INT64)
+        return self.graph.op("Unsqueeze", whole, self.graph.integers(0, 2))
 
 
-def lengths_of(graph: Graph, x: str, given: str) -> Lengths:
-    """Add what tells padding from data, for an input x [T, B, ·]."""
-    zero, one = (graph.constant(np.int64(value)) for value in (0, 1))
-    steps = graph.op("Squeeze", graph.size(x, 0), graph.integers(0))
-    time = graph.op("Unsqueeze", graph.op("Range", zero, steps, one), graph.integers(1, 2))
-    rows = graph.op("Unsqueeze", graph.op("Cast", given, to=7), graph.integers(0, 2))  # 7: int64
-    return Lengths(given, graph.op("Less", time, rows), graph.op("Greater", rows, zero))
-
-
-def add_stack(graph: Graph, x: str, block: Lstm, weights: Weights, *, index: int, lengths: Lengths | None) -> str:
+def add_stack(
+    graph: Graph,
+    x: str,
+    block: Lstm,
+    weights: Weights,
+    *,
+    index: int,
+    lengths: Lengths | None = None,
+    states: bool = True,
+) -> str:
     """Add the layers of a block, with the inputs and outputs for its states.
 
     Args:
@@ -51,13 +74,14 @@ def add_stack(graph: Graph, x: str, block: Lstm, weights: Weights, *, index: int
         weights: its weights.
         index: its position among the blocks, which the names of its states have.
         lengths: of the rows, or None.
+        states: whether its states are inputs and outputs of the graph.
 
     Returns:
         The output [T, B, ·].
     """
     names = ends(block)
     directions = len(names) // block.num_layers
-    state = _state_inputs(graph, x, block, weights, index=index)
+    state = _initial(graph, x, block, weights, index=index if states else None)
     final: dict[str, list[str]] = {name: [] for name in state}
     for layer in range(block.num_layers):
         rows = slice(layer * directions, (layer + 1) * directions)
@@ -71,7 +95,7 @@ def add_stack(graph: Graph, x: str, block: Lstm, weights: Weights, *, index: int
         for name, part in new.items():
             final[name].append(part)
         x = graph.op("Add", y, x) if block.residual and layer > 1 else y
-    for name, size in block.variant.state_sizes(block.hidden_size).items():
+    for name, size in block.variant.state_sizes(block.hidden_size).items() if states else ():
         parts = final[name]
         whole = graph.op("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
         graph.output(f"state_out.{index}.{name}", whole, [len(names), "batch", size])
@@ -84,8 +108,8 @@ def ends(block: Lstm) -> list[str]:
     return [f"_l{layer}{direction}" for layer in range(block.num_layers) for direction in directions]
 
 
-def _state_inputs(graph: Graph, x: str, block: Lstm, weights: Weights, *, index: int) -> Names:
-    """The initial states [L·S, B, ·], each an input whose default is that of a single row, for as many as x has."""
+def _initial(graph: Graph, x: str, block: Lstm, weights: Weights, *, index: int | None) -> Names:
+    """The initial states [L·S, B, ·]; with an index each is an input, whose default is for one row, like all others."""
     names = ends(block)
     shape = graph.op("Concat", graph.integers(1), graph.size(x, 1), graph.integers(1), axis=0)
     state: Names = {}
@@ -93,7 +117,10 @@ def _state_inputs(graph: Graph, x: str, block: Lstm, weights: Weights, *, index:
         default = np.zeros((len(names), 1, size), np.float32)
         if block.learned_state:
             default = np.stack([weights[f"{name}_0{end}"] for end in names])[:, None]
-        given = graph.input(f"state.{index}.{name}", np.float32, [len(names), "batch", size], default)
+        if index is None:
+            given = graph.constant(default)
+        else:
+            given = graph.input(f"state.{index}.{name}", np.float32, [len(names), "batch", size], default)
         state[name] = graph.op("Expand", given, shape)
     return state
 

@@ -11,7 +11,7 @@ import numpy as np
 from gatewise.errors import InputError
 from gatewise.exchange.graph import INT_MAX, Graph
 from gatewise.exchange.library import library
-from gatewise.exchange.stack import Lengths, add_stack, lengths_of
+from gatewise.exchange.stack import Lengths, add_stack
 from gatewise.format import Block, Conv1d, Embedding, LayerNorm, Linear, Lstm, QuantileMix, Scaling, atomic_file
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Flow:
         batch_first: whether it is [B, T, ·] at this point.
         time: the name of its length.
         lengths: of its rows, or None.
+        candidates: the forecasts that a mixture mixes; an input of the graph if there is none yet.
+        states: whether the states of recurrent layers are inputs and outputs of the graph.
     """
 
     value: str
@@ -71,6 +73,8 @@ class Flow:
     batch_first: bool
     time: str = "time"
     lengths: Lengths | None = None
+    candidates: str = ""
+    states: bool = True
 
     def turned(self, graph: Graph, batch_first: bool) -> "Flow":
         """The same data with batch or time first."""
@@ -114,7 +118,9 @@ def export_blocks(
 def build_model(blocks: Sequence[Block], weights: Weights, layout: Layout, opset: int) -> "ModelProto":
     """Return the ONNX model of an architecture."""
     graph = Graph()
-    add_blocks(graph, blocks, weights, _first(graph, blocks[0], layout), output="y")
+    flow = add_blocks(graph, blocks, weights, _first(graph, blocks[0], layout))
+    dims = ("batch", flow.time) if flow.batch_first else (flow.time, "batch")
+    graph.output("y", flow.value, [*dims, flow.width])
     return finish(graph, opset)
 
 
@@ -145,14 +151,12 @@ def write_model(model: "ModelProto", path: str | Path) -> None:
         file.write(model.SerializeToString())
 
 
-def add_blocks(graph: Graph, blocks: Sequence[Block], weights: Weights, flow: Flow, output: str) -> None:
-    """Add an architecture to a graph, and its output."""
+def add_blocks(graph: Graph, blocks: Sequence[Block], weights: Weights, flow: Flow) -> Flow:
+    """Add an architecture to a graph; return what comes out, laid out as the graph is."""
     for index, block in enumerate(blocks):
         own = {name: weights[f"{index}.{name}"] for name in block.shapes()}
         flow = _ADD[type(block)](graph, flow, block, own, index)
-    flow = flow.turned(graph, flow.layout.batch_first)
-    dims = ("batch", flow.time) if flow.batch_first else (flow.time, "batch")
-    graph.output(output, flow.value, [*dims, flow.width])
+    return flow.turned(graph, flow.layout.batch_first)
 
 
 def _first(graph: Graph, block: Block, layout: Layout) -> Flow:
@@ -166,15 +170,7 @@ def _first(graph: Graph, block: Block, layout: Layout) -> Flow:
     if not layout.lengths:
         return flow
     given = graph.input("lengths", np.int32, ["batch"])
-    return replace(flow, lengths=lengths_of(graph, _time_first(graph, flow), given))
-
-
-def _time_first(graph: Graph, flow: Flow) -> str:
-    """The input, or a value of the same first two dimensions, with time first."""
-    if not flow.batch_first:
-        return flow.value
-    sizes = graph.op("Shape", flow.value, start=0, end=2)
-    return graph.op("Transpose", graph.op("ConstantOfShape", sizes), perm=[1, 0])
+    return replace(flow, lengths=Lengths(graph, given, x, layout.time))
 
 
 def _width(block: Block) -> int:
@@ -201,7 +197,7 @@ def _embedding(graph: Graph, flow: Flow, block: Embedding, weights: Weights, _: 
 
 def _lstm(graph: Graph, flow: Flow, block: Lstm, weights: Weights, index: int) -> Flow:
     flow = flow.turned(graph, batch_first=False)
-    value = add_stack(graph, flow.value, block, weights, index=index, lengths=flow.lengths)
+    value = add_stack(graph, flow.value, block, weights, index=index, lengths=flow.lengths, states=flow.states)
     return replace(flow, value=value, width=block.output_size)
 
 
@@ -240,16 +236,14 @@ def _scaling(graph: Graph, flow: Flow, block: Scaling, weights: Weights, _: int)
     return replace(flow, value=value)
 
 
-def _mixture(graph: Graph, flow: Flow, block: QuantileMix, _: Weights, index: int) -> Flow:
+def _mixture(graph: Graph, flow: Flow, block: QuantileMix, weights: Weights, _: int) -> Flow:
     flow = flow.turned(graph, flow.layout.batch_first)
-    dims = ("batch", "horizon") if flow.batch_first else ("horizon", "batch")
-    candidates = graph.input("candidates", np.float32, [*dims, block.candidates])
-    return mixed(graph, flow, block, candidates)
-
-
-def mixed(graph: Graph, flow: Flow, block: QuantileMix, candidates: str) -> Flow:
-    """Add the mixture of given candidates, laid out as the graph is: they are for the last steps of the flow."""
     axis = flow.layout.time
+    candidates = flow.candidates
+    if not candidates:
+        dims = ("batch", "horizon") if flow.batch_first else ("horizon", "batch")
+        candidates = graph.input("candidates", np.float32, [*dims, block.candidates])
+    # They are for the last steps.
     start = graph.op("Neg", graph.size(candidates, axis))
     last = graph.op("Slice", flow.value, start, graph.integers(INT_MAX), graph.integers(axis))
     correction, logits = graph.split(last, [block.quantiles, block.candidates], axis=2)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gatewise.errors import InputError
 from gatewise.exchange.blocks import joined
 from gatewise.exchange.library import library
@@ -238,10 +240,13 @@ def _attribute(item: "AttributeProto", node: str) -> Any:
     onnx = library()
     if item.type == onnx.AttributeProto.TENSOR:
         return array_of(item.t, f"{item.name} of {node}")
-    plain = {onnx.AttributeProto.FLOAT, onnx.AttributeProto.INT, onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS}
-    if item.type in plain:
-        value = onnx.helper.get_attribute_value(item)
-        return value if isinstance(value, int | float) else list(value)
+    kinds = onnx.AttributeProto
+    if item.type in {kinds.INT, kinds.INTS}:
+        return item.i if item.type == kinds.INT else list(item.ints)
+    if item.type in {kinds.FLOAT, kinds.FLOATS}:
+        # What was written as 1e-5 is float32 in the file: the shortest number that is the same one is meant.
+        numbers = [float(str(np.float32(number))) for number in (item.f, *item.floats)]
+        return numbers[0] if item.type == kinds.FLOAT else numbers[1:]
     if item.type == onnx.AttributeProto.STRING:
         return item.s.decode(errors="replace")
     if item.type == onnx.AttributeProto.STRINGS:

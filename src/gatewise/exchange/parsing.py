@@ -3,6 +3,7 @@
 Nothing beside the file itself is ever opened. onnx's own loader would follow the paths that a file names.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ def parse_file(path: str | Path) -> "ModelProto":
     try:
         _check_fields(data, model.DESCRIPTOR, path)
         model.ParseFromString(data)
+    except InputError:
+        raise
     except (ValueError, IndexError, _decode_error()):
         raise InputError(f"{path} is not an ONNX file, or is damaged.") from None
     _check_model(model, path)
@@ -56,14 +59,13 @@ def _content(path: Path) -> bytes:
         if path.exists() and not path.is_file():
             raise InputError(f"{path} is not a file.")
         with open(path, "rb") as file:
-            data = file.read(LARGEST_FILE + 1)
+            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                raise InputError(f"{path} is larger than 2 GiB, which no ONNX file is.")
+            return file.read()
     except FileNotFoundError:
         raise InputError(f"ONNX file {path} does not exist.") from None
     except OSError as error:
         raise InputError(f"ONNX file {path} cannot be read: {error.strerror}.") from None
-    if len(data) > LARGEST_FILE:
-        raise InputError(f"{path} is larger than 2 GiB, which no ONNX file is.")
-    return data
 
 
 def _check_fields(data: bytes, descriptor: Any, path: Path) -> None:
@@ -77,8 +79,12 @@ def _check_fields(data: bytes, descriptor: Any, path: Path) -> None:
             if count > MOST_FIELDS:
                 raise InputError(f"{path} has more than {MOST_FIELDS:,} parts; gatewise reads models of LSTM layers.")
             field = kind.fields_by_number.get(number)
-            if first < last and field is not None and field.message_type is not None:
+            if field is None or first == last:
+                continue
+            if field.message_type is not None:
                 spans.append((field.message_type, first, last))
+            elif field.type == field.TYPE_STRING:
+                data[first:last].decode()  # the parser lets through what is no text
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:

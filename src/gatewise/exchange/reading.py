@@ -161,11 +161,12 @@ class _Reader:
             if not _begins(data, layer):
                 raise InputError(f"{self.path} gives the final states of layers that its other output does not need.")
         blocks, weights, places = joined(data.steps)
+        take = None if data.take is None else [places[data.take[0] - 1], self._end(data.take[1])]
         settings = {
             "batch_first": self.time != INPUT_AXES[0],
             "output_batch_first": self._batch_first(data),
             "lengths": self.with_lengths == {True},
-            "take": None if data.take is None else [places[data.take[0] - 1], self._end(data.take[1])],
+            "take": take,
         }
         file = ModelFile(TASK, blocks, weights, settings)
         if {name: value.shape for name, value in weights.items()} != file.shapes():

@@ -172,6 +172,38 @@ class Evaluate:
 
 
 @dataclass
+class Export:
+    """Write a model as an ONNX file, which other runtimes run without gatewise.
+
+    MODEL is a run folder or a model file. A forecaster's graph takes the raw history and gives quantiles in its units;
+    other models take and give sequences, and their states, so that a stream can be run step by step.
+
+    Examples:
+        gatewise export runs/data -o model.onnx
+
+        gatewise export tagger.safetensors --lengths -o tagger.onnx
+    """
+
+    model: Word
+    """a run folder or model file"""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    """where to write, .onnx"""
+    lengths: bool = False
+    """with an input for the lengths of the rows; not for forecasters"""
+    time_first: bool = False
+    """input and output as [time, batch, …] instead of [batch, time, …]; not for forecasters"""
+
+    def run(self, words: Sequence[str]) -> int:
+        """Write."""
+        from gatewise.exchange import export_file
+
+        batch_first = False if self.time_first else None
+        export_file(self.model, self.output, batch_first=batch_first, lengths=self.lengths)
+        print(f"{self.output} ({Path(self.output).stat().st_size:,} bytes)", file=sys.stderr)
+        return 0
+
+
+@dataclass
 class Cells:
     """Show the recurrent cells: all of them in a table, or one with its equations and the shapes of its parameters.
 
@@ -241,11 +273,12 @@ class Show:
         return 0
 
 
-Command = Fit | Predict | Evaluate | Cells | Show
+Command = Fit | Predict | Evaluate | Export | Cells | Show
 COMMANDS: dict[str, type[Command]] = {
     "fit": Fit,
     "predict": Predict,
     "evaluate": Evaluate,
+    "export": Export,
     "cells": Cells,
     "show": Show,
 }

@@ -24,7 +24,7 @@ def turned(node: Node, work: Callable[[np.ndarray], np.ndarray]) -> Value | None
             return Known(work(value.array))
         if isinstance(value, State):
             return value if value.default is None else State(work(value.default))
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
         node.refuse(f"its sizes do not fit: {error}.")
     return value if isinstance(value, Zeros | Lengths) else None
 

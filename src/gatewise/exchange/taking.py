@@ -139,10 +139,12 @@ def _starts(node: Node, options: Variant, directions: int, hidden: int) -> dict[
         array = given.array if isinstance(given, Known) else given.default if isinstance(given, State) else None
         if array is None or not array.any():
             continue
-        rows = np.broadcast_to(array[:1], array.shape) if node.attributes.get("layout") else array[:, :1]
-        if rows.ndim != 3 or not (rows == array).all() or rows[:, 0].shape != (directions, hidden):
+        if array.ndim != 3:
+            node.refuse(f"its initial_{name} must have three axes, not {array.ndim}.")
+        array = array.swapaxes(0, 1) if node.attributes.get("layout") else array
+        if array.shape[::2] != (directions, hidden) or not (array == array[:, :1]).all():
             node.refuse(f"its initial_{name} must be the same for every row, [{directions}, rows, {hidden}].")
-        start[name] = rows[0] if node.attributes.get("layout") else rows[:, 0]
+        start[name] = array[:, 0]
     return start
 
 
@@ -174,8 +176,10 @@ def add(node: Node) -> Value:
         return _added(node, first, second.array)
     if isinstance(first, Stream) and isinstance(second, Stream):
         inner, outer = sorted((first, second), key=lambda value: len(value.steps))
-        if outer.steps[:-1] == inner.steps and outer.axes == inner.axes and isinstance(outer.steps[-1].block, Lstm):
-            return replace(outer, steps=(*inner.steps, replace(outer.steps[-1], residual=True)))
+        last = outer.steps[-1:]
+        around = len(inner.steps) < len(outer.steps) and outer.steps[:-1] == inner.steps and outer.axes == inner.axes
+        if around and isinstance(last[0].block, Lstm):
+            return replace(outer, steps=(*inner.steps, replace(last[0], residual=True)))
     return node.refuse("gatewise reads sums with constants, and a layer's output with its input.")
 
 

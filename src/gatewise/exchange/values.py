@@ -13,9 +13,9 @@ INPUT_AXES = ("first", "second")
 """The first two axes of the input: which of them is time, the first recurrent layer tells."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
-    """A block that the data has passed.
+    """A block that the data has passed. Each is equal to itself only.
 
     Attributes:
         block: the block; of a recurrent stack, one layer.

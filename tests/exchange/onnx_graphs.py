@@ -19,8 +19,8 @@ def weights(directions: int = 1, peephole: bool = False) -> dict[str, np.ndarray
 
 
 def lstm(*inputs: str, outputs: Sequence[str] = ("Y", "Y_h", "Y_c"), **attributes: Any) -> NodeProto:
-    inputs = inputs or ("x", "W", "R", "B")
-    return helper.make_node("LSTM", inputs, outputs, name="layer", **({"hidden_size": H} | attributes))
+    attributes = {"hidden_size": H} | attributes
+    return helper.make_node("LSTM", inputs or ("x", "W", "R", "B"), outputs, "layer", **attributes)
 
 
 def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:

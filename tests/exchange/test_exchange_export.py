@@ -128,7 +128,7 @@ def test_saturated_gates(tmp_path: Path) -> None:
     for cell in ("lstm", "peephole", "nfg", "lstm-1997", "slstm", "fgr"):
         layer = Case(cell, {}).layer()
         with torch.no_grad():
-            layer.weight_ih_l0.mul_(100)
+            layer.get_parameter("weight_ih_l0").mul_(100)
         export_onnx(layer, tmp_path / "m.onnx")
         check(layer, session(tmp_path / "m.onnx"), 9, 4, lengths=False, state=False)
 

@@ -91,7 +91,7 @@ def test_one_sign_of_another_file_is_enough(place: str, sign: str, tmp_path: Pat
     proto = plain()
     tensor = proto.graph.initializer[0]
     if place == "attribute":
-        proto.graph.node.append(node("Constant", "", "k", value=numpy_helper.from_array(np.float32([1]), "k")))
+        proto.graph.node.append(node("Constant", "", "k", value=numpy_helper.from_array(np.ones(1, np.float32), "k")))
         tensor = proto.graph.node[-1].attribute[0].t
     if sign == "flag":
         tensor.data_location = TensorProto.EXTERNAL
@@ -157,6 +157,19 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/zero")):
         with pytest.raises(InputError, match="is not a file"):
             import_blocks(path)
+
+
+def test_fault_17_a_file_larger_than_any(tmp_path: Path) -> None:
+    with open(tmp_path / "m.onnx", "wb") as file:
+        file.truncate((1 << 31) + 1)  # sparse: it takes no room
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="is larger than 2 GiB"):
+            import_blocks(tmp_path / "m.onnx")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_fault_17_ten_thousand_nodes(tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ def check(model: ForecastModel, graph: Any, frame: pl.DataFrame) -> None:
     expected = expected.reshape(len(panel.ids), HORIZON, -1)
     feeds = [feeds_of(model, panel, series) for series in range(len(panel.ids))]
     assert {info.name for info in graph.get_inputs()} == feeds[0].keys()
+    scale = max(1e-12, min(float(np.nanmax(one["y"]) - np.nanmin(one["y"])) for one in feeds))
     for one, wanted in zip(feeds, expected, strict=True):
-        scale = max(1e-12, float(np.ptp(one["y"][~np.isnan(one["y"])])))
         np.testing.assert_allclose(run(graph, one)["forecast"][0], wanted, rtol=1e-12, atol=1e-5 * scale)
     together = run(graph, {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]})["forecast"]
     assert together.shape == (len(panel.ids), HORIZON, len(model.levels))

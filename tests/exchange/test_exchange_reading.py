@@ -124,7 +124,7 @@ def test_activations_make_the_cell(tmp_path: Path) -> None:
         (["sigmoid", "tanh", "affine"], [1.0], [0.0]),
         (["Sigmoid", "Affine", "Tanh"], [1.0], [0.0]),
     ):
-        given = {"activation_alpha": alpha, "activation_beta": beta} if alpha else {}
+        given: dict[str, Any] = {"activation_alpha": alpha, "activation_beta": beta} if alpha else {}
         nodes = [lstm(activations=activations, **given), node("Squeeze", "Y axes", "y")]
         back = equal(model(nodes, weights() | AXES, {"y": 3}), tmp_path, {"x": draw(4, 2, D)})
         cells[activations[1].lower(), activations[2].lower()] = back.network.lstm().cell
@@ -147,7 +147,7 @@ def test_a_start_that_the_file_holds_is_a_learned_state(shape: tuple[int, ...], 
 def test_scaling_before_and_after(tmp_path: Path) -> None:
     nodes = [node("Sub", "x mean", "a"), node("Div", "a std", "b"), lstm("b", "W", "R", "B")]
     nodes += [node("Squeeze", "Y axes", "c"), node("Mul", "c scale", "d"), node("Add", "d shift", "y")]
-    constants = weights() | AXES | {"mean": draw(D), "std": np.float32([2.0, 0.5, 3.0])}
+    constants = weights() | AXES | {"mean": draw(D), "std": np.array([2.0, 0.5, 3.0], np.float32)}
     constants |= {"scale": np.float32(3.0), "shift": draw(1, 1, H)}
     back = equal(model(nodes, constants, {"y": 3}), tmp_path, {"x": draw(4, 2, D)})
     assert [type(block).__name__ for block in back.network.blocks] == ["Scaling", "Lstm", "Scaling"]

@@ -31,9 +31,11 @@ class Model(nn.Module):
         return self.head(self, *inputs)
 
 
-def read_back(model: nn.Module, inputs: tuple[Any, ...], names: list[str], path: Path, **options: Any) -> Imported:
-    first = {0: "a", 1: "b"} if not getattr(model, "fixed", False) else {}
-    axes = {"x": first, "lengths": {0: "c"}, "h": {1: "d"}, "c": {1: "e"}}
+def read_back(
+    model: nn.Module, inputs: tuple[Any, ...], names: list[str], path: Path, *, fixed: bool = False, **options: Any
+) -> Imported:
+    axes = {"x": {0: "a", 1: "b"}, "lengths": {0: "c"}, "h": {1: "d"}, "c": {1: "e"}}
+    axes = {} if fixed else axes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls this exporter the old one
         torch.onnx.export(
@@ -119,8 +121,7 @@ def test_an_embedding_and_dropout(tmp_path: Path) -> None:
 
 def test_fixed_sizes_are_followed_too(tmp_path: Path) -> None:
     model = Model(sequences, 2 * H, bidirectional=True, batch_first=True)
-    model.fixed = True
-    back = read_back(model, (torch.randn(4, 3, D),), ["x"], tmp_path / "m.onnx")
+    back = read_back(model, (torch.randn(4, 3, D),), ["x"], tmp_path / "m.onnx", fixed=True)
     x = torch.randn(2, 6, D)
     assert_close(back(x)[0], model(x))
 

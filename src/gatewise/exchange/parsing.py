@@ -20,7 +20,7 @@ LARGEST_FILE = 1 << 31
 """In bytes: no ONNX file is larger, because protobuf has this limit."""
 
 MOST_FIELDS = 200_000
-"""A message of two bytes becomes an object of a hundred. Real models have some thousand fields beside their numbers."""
+"""A message of two bytes becomes an object of 155. Real models have some thousand fields beside their numbers."""
 
 MOST_NODES = 4096
 OPSETS = range(9, 26)

@@ -242,6 +242,29 @@ def test_inputs_that_are_no_sequences(dims: Any, kind: int, tmp_path: Path) -> N
         import_blocks(saved(proto, tmp_path))
 
 
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_epsilon_that_is_none(epsilon: float, tmp_path: Path) -> None:
+    norm = node("LayerNormalization", "x gain", "y", epsilon=epsilon)
+    with pytest.raises(InputError, match=r"its epsilon is .*, which must be above 0"):
+        import_blocks(saved(model([norm], {"gain": np.ones(D, np.float32)}, {"y": 3}), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "constant", "reason"),
+    [
+        ("Div", np.zeros(D, np.float32), "it divides by zero"),
+        ("Sub", np.ones(D + 1, np.float32), "one number for each of 3 features"),
+        ("Mul", np.ones((2, D), np.float32), "one number for each of 3 features"),
+        ("MatMul", np.ones((D + 1, 2), np.float32), "it reads 4 features, and gets first, second, features .3."),
+        ("MatMul", np.ones((1, D, 2), np.float32), "its matrix must be float32 with two axes"),
+    ],
+)
+def test_constants_that_do_not_fit(kind: str, constant: np.ndarray, reason: str, tmp_path: Path) -> None:
+    proto = model([node(kind, "x k", "y")], {"k": constant}, {"y": 3})
+    with pytest.raises(InputError, match=rf"^cannot take node '{kind} of y' \({kind}\): .*{reason}"):
+        import_blocks(saved(proto, tmp_path))
+
+
 def test_time_is_one_axis(tmp_path: Path) -> None:
     """A layer over time and one over the batch is no stack of layers."""
     constants = weights() | AXES | {"W2": draw(1, 4 * H, H)}

@@ -249,7 +249,10 @@ def layer_norm(node: Node) -> Value:
         node.refuse("gatewise normalises over the features, with one result.")
     bias = np.zeros(gain.size, np.float32) if node.input(2) is None else node.array(2, "the bias")
     weights = {name: _vector(node, value, gain.size) for name, value in {"weight": gain, "bias": bias}.items()}
-    return x.passed(Step(LayerNorm(gain.size, float(node.attributes.get("epsilon", 1e-5))), weights), gain.size)
+    epsilon = node.attributes.get("epsilon", 1e-5)
+    if not 0 < epsilon < np.inf:
+        node.refuse(f"its epsilon is {epsilon}, which must be above 0.")
+    return x.passed(Step(LayerNorm(gain.size, float(epsilon)), weights), gain.size)
 
 
 @dataclass(frozen=True)

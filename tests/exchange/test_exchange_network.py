@@ -107,3 +107,32 @@ def test_a_strided_convolution_has_no_lengths(tmp_path: Path) -> None:
     file = built(NETWORKS["strided"])
     with pytest.raises(InputError, match="block 0, a convolution with stride 2, cannot go with lengths"):
         export_blocks(file.architecture, file.weights, tmp_path / "m.onnx", lengths=True)
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [
+        (None, r"0\.weight must be float32 \[2, 3\], and is absent"),
+        (np.ones((3, 2), np.float32), r"0\.weight must be float32 \[2, 3\], and is float32 \[3, 2\]"),
+        (np.ones((2, 3)), r"and is float64 \[2, 3\]"),
+        (np.full((2, 3), np.inf, np.float32), r"0\.weight has values that are not finite"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_blocks(weight: np.ndarray | None, reason: str, tmp_path: Path) -> None:
+    weights = {} if weight is None else {"0.weight": weight}
+    with pytest.raises(InputError, match=reason):
+        export_blocks([Linear(3, 2, bias=False)], weights, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokens_with_lengths_reach_a_scan(tmp_path: Path) -> None:
+    file = built([Embedding(11, 4), Lstm(4, 5, cell="slstm")])
+    for batch_first in (True, False):
+        export_blocks(file.architecture, file.weights, tmp_path / "m.onnx", batch_first=batch_first, lengths=True)
+        tokens, lengths = torch.randint(0, 11, (3, 6)), [6, 0, 2]
+        network = from_file(file)
+        expected, state = network.lstm()(network.get_submodule("0")(tokens), lengths=lengths)
+        given = tokens if batch_first else tokens.T.contiguous()
+        results = run(session(tmp_path / "m.onnx"), {"x": given, "lengths": np.array(lengths, np.int32)})
+        assert_close(results["y"] if batch_first else results["y"].swapaxes(0, 1), expected)
+        assert_close(results["state_out.1.n"], state.n)

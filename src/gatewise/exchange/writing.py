@@ -12,7 +12,18 @@ from gatewise.errors import InputError
 from gatewise.exchange.graph import INT_MAX, Graph
 from gatewise.exchange.library import library
 from gatewise.exchange.stack import Lengths, add_stack
-from gatewise.format import Block, Conv1d, Embedding, LayerNorm, Linear, Lstm, QuantileMix, Scaling, atomic_file
+from gatewise.format import (
+    Block,
+    Conv1d,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Lstm,
+    ModelFile,
+    QuantileMix,
+    Scaling,
+    atomic_file,
+)
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -117,11 +128,23 @@ def export_blocks(
 
 def build_model(blocks: Sequence[Block], weights: Weights, layout: Layout, opset: int) -> "ModelProto":
     """Return the ONNX model of an architecture."""
+    _check_weights(blocks, weights)
     graph = Graph()
     flow = add_blocks(graph, blocks, weights, _first(graph, blocks[0], layout))
     dims = ("batch", flow.time) if flow.batch_first else (flow.time, "batch")
     graph.output("y", flow.value, [*dims, flow.width])
     return finish(graph, opset)
+
+
+def _check_weights(blocks: Sequence[Block], weights: Weights) -> None:
+    """Refuse weights that are not those of the architecture, or not finite: no reader would take the file."""
+    for name, shape in ModelFile("", tuple(blocks), {}).shapes().items():
+        value = weights.get(name)
+        if value is None or value.shape != shape or value.dtype != np.float32:
+            given = "absent" if value is None else f"{value.dtype} {list(value.shape)}"
+            raise InputError(f"the weight {name} must be float32 {list(shape)}, and is {given}.")
+        if not np.isfinite(value).all():
+            raise InputError(f"the weight {name} has values that are not finite.")
 
 
 def finish(graph: Graph, opset: int) -> "ModelProto":

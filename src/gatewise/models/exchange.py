@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gatewise.errors import InputError
 from gatewise.exchange import export_blocks, export_file, import_blocks
-from gatewise.format import Block, Lstm, ModelFile
+from gatewise.format import Block, Embedding, Lstm, ModelFile
 from gatewise.models.network import Network, from_file
 from gatewise.nn import LSTM, from_torch
 
@@ -126,13 +126,15 @@ class Imported(nn.Module):
         if len(given) != self._stacks():
             raise InputError(f"state must have one entry for each of {self._stacks()} stacks, got {len(given)}.")
         final: list[Any] = []
-        for index in range(len(self.network.blocks)):
+        for index, block in enumerate(self.network.blocks):
             layer = self.network.get_submodule(str(index))
             if isinstance(layer, LSTM):
                 x, after = layer(x, given[len(final)], lengths=lengths)
                 final.append(after)
+            elif x.dim() == 2 and not isinstance(block, Embedding):
+                x = self.network.run_block(index, x[:, None])[:, 0]
             else:
-                x = layer(x)
+                x = self.network.run_block(index, x)
             if self._take == (index, "last"):
                 x = x[:, -1]
             elif self._take == (index, "final"):

@@ -11,32 +11,36 @@ from gatewise.ops import DIRECT, undisturbed
 from gatewise.runtime.executor import bind, executor, packed, run
 
 
-def serves(network: nn.Module, blocks: Sequence[Block], x: Tensor, candidates: Tensor | None) -> bool:
+def serves(modules: Sequence[nn.Module], blocks: Sequence[Block], x: Tensor, candidates: Tensor | None) -> bool:
     """Whether a call is plain inference: on the CPU, in float32, with nothing that watches the modules."""
-    if torch.is_grad_enabled() or network.training or not undisturbed():
+    if torch.is_grad_enabled() or not undisturbed():
         return False
     tokens, mixes = isinstance(blocks[0], Embedding), isinstance(blocks[-1], QuantileMix)
     if x.dim() != (2 if tokens else 3) or (not tokens and x.shape[2] != blocks[0].input_size):
         return False
-    if mixes != (candidates is not None) or not all(_whole(module) for module in network.children()):
+    if mixes != (candidates is not None) or not all(_whole(module) for module in modules):
         return False
-    given = [x] if candidates is None else [x, candidates]
-    floats = [*network.parameters(), *network.buffers(), *(given[1:] if tokens else given)]
+    held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    floats = [*held, *(given for given in (None if tokens else x, candidates) if given is not None)]
     plain = all(type(tensor) in {Tensor, nn.Parameter} and tensor.is_cpu for tensor in (*floats, x))
     return plain and (not tokens or x.dtype is torch.int64) and all(t.dtype is torch.float32 for t in floats)
 
 
-def infer(network: nn.Module, blocks: Sequence[Block], x: Tensor, candidates: Tensor | None) -> Tensor:
+def infer(modules: Sequence[nn.Module], blocks: Sequence[Block], x: Tensor, candidates: Tensor | None) -> Tensor:
     """Run a call that ``serves``.
 
     Args:
-        network: whose weights are read as they are now.
-        blocks: its architecture.
+        modules: whose weights are read as they are now.
+        blocks: what each of them is.
         x: [B, T, D], or [B, T] for an embedding.
         candidates: [B, T', K] for a quantile mixture.
     """
     model = executor(blocks)
-    weights = {name: value.detach().numpy() for name, value in network.state_dict().items()}
+    weights = {
+        f"{index}.{name}": value.detach().numpy()
+        for index, module in enumerate(modules)
+        for name, value in module.state_dict().items()
+    }
     bind(model, packed(model, blocks, weights))
     mixed = None if candidates is None else candidates.numpy()
     return torch.from_numpy(run(model, blocks, x.numpy(), candidates=mixed, threads=torch.get_num_threads()))
@@ -45,4 +49,4 @@ def infer(network: nn.Module, blocks: Sequence[Block], x: Tensor, candidates: Te
 def _whole(module: nn.Module) -> bool:
     """Whether a module's weights are all that there is to it."""
     hooked = module._forward_hooks or module._forward_pre_hooks or nn.utils.parametrize.is_parametrized(module)
-    return not hooked and (not isinstance(module, LSTM) or module.backend in DIRECT)
+    return not (hooked or module.training) and (not isinstance(module, LSTM) or module.backend in DIRECT)

@@ -141,9 +141,10 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, candidates: Tensor | None = None) -> Tensor:
         """Pass x through the blocks; in inference by the operators of ``gatewise.runtime``, to the same bits."""
-        if serves(self, self.blocks, x, candidates):
-            return infer(self, self.blocks, x, candidates)
-        for layer in self.children():
+        modules = list(self.children())
+        if serves(modules, self.blocks, x, candidates):
+            return infer(modules, self.blocks, x, candidates)
+        for layer in modules:
             if isinstance(layer, LSTM):
                 x = dropout(layer(x)[0], self.dropout, self.training)
             elif isinstance(layer, QuantileMixture):
@@ -153,6 +154,11 @@ class Network(nn.Module):
             else:
                 x = layer(x)
         return x
+
+    def run_block(self, index: int, x: Tensor) -> Tensor:
+        """Pass x [B, T, ·] through one block that is no LSTM and no mixture, to the bits that ``forward`` gives."""
+        module, block = self.get_submodule(str(index)), self.blocks[index]
+        return infer([module], [block], x, None) if serves([module], [block], x, None) else module(x)
 
     def lstm(self) -> LSTM:
         """The first LSTM of the network."""

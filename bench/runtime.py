@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -254,31 +255,37 @@ def _peers(weights: Mapping[str, np.ndarray], x: np.ndarray) -> tuple[Callable[[
     zero = np.zeros(state, np.float32)
     held = {"x": x.reshape(1, 1, -1), "h": zero, "c": zero}
 
-    def plain() -> np.ndarray:
-        y, held["h"], held["c"] = session.run(None, held)
-        return y
+    def plain() -> Any:
+        shown, held["h"], held["c"] = session.run(None, held)
+        return shown
 
-    binding, run_options = session.io_binding(), onnxruntime.RunOptions()
-    buffers = {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
-        for name, value in (("x", held["x"]), ("h", zero), ("c", zero), ("y", zero[None]))
-    }
-    for name in "xhc":
-        binding.bind_ortvalue_input(name, buffers[name])
-    for name, buffer in (("y", "y"), ("h1", "h"), ("c1", "c")):
-        binding.bind_ortvalue_output(name, buffers[buffer])
+    # A value shares the memory of its array.
+    run_options, y = onnxruntime.RunOptions(), onnxruntime.OrtValue.ortvalue_from_numpy(zero[None].copy())
+    states = [[onnxruntime.OrtValue.ortvalue_from_numpy(zero.copy()) for _ in "hc"] for _ in range(2)]
+
+    def bind(before: list[Any], after: list[Any]) -> Any:
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(held["x"]))
+        binding.bind_ortvalue_output("y", y)
+        for index, name in enumerate("hc"):
+            binding.bind_ortvalue_input(name, before[index])
+            binding.bind_ortvalue_output(f"{name}1", after[index])
+        return binding
+
+    # What a step writes is what the next one reads.
+    turns = cycle([bind(states[0], states[1]), bind(states[1], states[0])])
     layer = torch.nn.LSTM(x.size, H)
     layer.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     given, kept = torch.from_numpy(x).view(1, 1, -1), [None]
 
     def bound() -> Any:
-        session.run_with_iobinding(binding, run_options)
-        return buffers["y"]
+        session.run_with_iobinding(next(turns), run_options)
+        return y
 
     def torchs() -> torch.Tensor:
         with torch.no_grad():
-            y, kept[0] = layer(given, kept[0])
-        return y
+            shown, kept[0] = layer(given, kept[0])
+        return shown
 
     return plain, bound, torchs
 

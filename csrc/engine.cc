@@ -378,8 +378,8 @@ void forward_packed(const Kernels& kernels, const Layer& layer, const float* pac
   run_forward(plan, packed, nullptr, Saved{}, scratches.data(), interrupt);
 }
 
-void forward_step(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
-                  float* scratch) {
+void forward_step(const Kernels& kernels, const Layer& layer, const float* packed, const Bfloat* halved,
+                  const Sequence& sequence, float* scratch) {
   Chunk chunk;
   chunk.rows = 1;
   chunk.length[0] = 1;
@@ -390,6 +390,7 @@ void forward_step(const Kernels& kernels, const Layer& layer, const float* packe
   job.layer = &layer;
   job.sequence = &sequence;
   job.packed = packed;
+  job.halved = halved;
   job.chunks = &chunks;
   job.count = 1;
   job.place = &place;

@@ -31,9 +31,10 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
 void forward_packed(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
                     std::size_t threads, Interrupt& interrupt);
 
-// One step of one row without threads, memory of its own or interruption: kernels.sizes' forward_scratch for it.
-void forward_step(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
-                  float* scratch);
+// One step of one row without threads, memory of its own or interruption: kernels.sizes' forward_scratch for it. With
+// `halved` (see Job), which may be null, `packed` is not read.
+void forward_step(const Kernels& kernels, const Layer& layer, const float* packed, const Bfloat* halved,
+                  const Sequence& sequence, float* scratch);
 
 // The gradients of that run, of which `sequence` must be the same, y still with its values. May be called again.
 // Gradients of `start` are added to, all others written.

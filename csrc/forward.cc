@@ -48,21 +48,21 @@ struct GateTile {
 
 namespace {
 
-// The pre-activations of a single row in kBlocks blocks: those of one block are too few sums to hide how long an
-// addition takes.
-template <std::size_t kBlocks, std::size_t kVectors>
-void single_row(const GateTile& tile, std::size_t apart) {
+// The pre-activations of a single row in kBlocks blocks, whose packed weights lie `apart`: those of one block are too
+// few sums to hide how long an addition takes.
+template <std::size_t kBlocks, std::size_t kVectors, class Weight>
+void single_row(const GateTile& tile, const Weight* packed, std::size_t apart) {
   constexpr std::size_t kLine = kVectors * kWidth;
   Tile<kBlocks, kVectors> sum;
 #pragma GCC unroll 2
   for (std::size_t b = 0; b < kBlocks; ++b)
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kVectors; ++v)
-      sum[b][v] = load((tile.begins ? tile.bias + b * apart : tile.gates + b * kLine) + v * kWidth);
+      sum[b][v] = tile.begins ? load(packed + b * apart + v * kWidth) : load(tile.gates + b * kLine + v * kWidth);
   for (std::size_t p = tile.first; p < tile.last; ++p) {
     const Piece& piece = tile.pieces[p];
     const float* const row = tile.source[piece.source][0] + piece.from;
-    const float* weights = tile.block + piece.at;
+    const Weight* weights = packed + piece.at;
 #pragma GCC unroll 2
     for (std::size_t k = 0; k < piece.count; ++k, weights += kLine) {
       const Floats value = broadcast(row[k]);
@@ -76,9 +76,23 @@ void single_row(const GateTile& tile, std::size_t apart) {
   store_tile<kBlocks, kVectors>(sum, tile.gates, kLine, kWidth);
 }
 
-template <std::size_t kVectors>
-void single_row(const GateTile& tile, std::size_t blocks, std::size_t apart) {
-  return blocks == 2 ? single_row<2, kVectors>(tile, apart) : single_row<1, kVectors>(tile, apart);
+template <std::size_t kVectors, class Weight>
+void single_row(const GateTile& tile, const Weight* packed, std::size_t blocks, std::size_t apart) {
+  return blocks == 2 ? single_row<2, kVectors>(tile, packed, apart) : single_row<1, kVectors>(tile, packed, apart);
+}
+
+template <class Weight>
+void single_row(const GateTile& tile, const Weight* packed, std::size_t blocks, std::size_t apart, std::size_t gates) {
+  switch (gates) {
+    case 1:
+      return single_row<1>(tile, packed, blocks, apart);
+    case 2:
+      return single_row<2>(tile, packed, blocks, apart);
+    case 3:
+      return single_row<3>(tile, packed, blocks, apart);
+    default:
+      return single_row<4>(tile, packed, blocks, apart);
+  }
 }
 
 }  // namespace
@@ -250,19 +264,10 @@ void ForwardGroup::single_step(std::size_t s) {
   for (std::size_t i = 0; i < pairs && !job_.weights; ++i) {
     const std::size_t block = 2 * in_turn(s, i, pairs), blocks = block + 1 < layout_.blocks ? 2 : 1;
     const GateTile tile = tile_of(block, pieces, rows, first == 0, true, gates + block * layout_.line);
-    switch (layer_.gates()) {
-      case 1:
-        single_row<1>(tile, blocks, layout_.block);
-        break;
-      case 2:
-        single_row<2>(tile, blocks, layout_.block);
-        break;
-      case 3:
-        single_row<3>(tile, blocks, layout_.block);
-        break;
-      default:
-        single_row<4>(tile, blocks, layout_.block);
-    }
+    if (job_.halved)
+      single_row(tile, job_.halved + block * layout_.block, blocks, layout_.block, layer_.gates());
+    else
+      single_row(tile, tile.block, blocks, layout_.block, layer_.gates());
   }
   if (job_.weights) multiply_unpacked(gates);
   ForwardBlock at = block_of(rows, s, 0, gates);

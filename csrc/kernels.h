@@ -59,6 +59,9 @@ struct Job {
   const float* packed = nullptr;
   // Of a call with one row-step, whose blocks are not packed: the weights as they are. Else null.
   const float* const* weights = nullptr;
+  // Of one step of one row, of a cell without options, peepholes and projections: the packed weights in half the
+  // memory, in the place of `packed`. Else null.
+  const Bfloat* halved = nullptr;
   const Chunk* const* chunks = nullptr;
   std::size_t count = 0;
   const std::ptrdiff_t* place = nullptr;  // by chunk index: row-step (chunk, s) lies at place + offset(s) in a window

@@ -90,6 +90,11 @@ enum Weight : std::uint8_t {
 };
 using Weights = const float* [kWeightKinds];
 
+// The upper half of a float32.
+struct Bfloat {
+  std::uint16_t bits;
+};
+
 // A [T, B, width] tensor whose last dimension is contiguous.
 template <class Float>
 struct Series {

@@ -9,6 +9,21 @@ namespace {
 
 std::size_t aligned(std::size_t floats) { return (floats + 15) / 16 * 16; }
 
+// The nearest bfloat16, ties to even; the largest one for what is beyond.
+Bfloat halved(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const std::uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return {static_cast<std::uint16_t>((rounded & 0x7fff) == 0x7f80 ? rounded - 1 : rounded)};
+}
+
+void widen(const Bfloat* from, std::size_t count, float* to) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint32_t bits = std::uint32_t{from[i].bits} << 16;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
 void add_to(float* y, const float* x, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) y[i] = y[i] + x[i];
 }
@@ -21,8 +36,13 @@ class Recurrent : public Block {
     for (const Layer& layer : shape_.layers) {
       const Sizes sizes = kernels.sizes(layer, one);
       packed_.push_back(start_at_);
-      start_at_ += aligned(sizes.packed_forward);
-      scratch_ = std::max(scratch_, sizes.forward_scratch);
+      sizes_.push_back(sizes.packed_forward);
+      start_at_ += aligned(shape_.halved ? (sizes.packed_forward + 1) / 2 : sizes.packed_forward);
+      scratch_ = std::max(scratch_, aligned(sizes.forward_scratch));
+      most_ = std::max(most_, sizes.packed_forward);
+      const auto peeps = [](const GateRow& gate) { return gate.peep != Peep::kNone; };
+      const bool peephole = std::any_of(std::begin(layer.row.gates), std::end(layer.row.gates), peeps);
+      reads_halved_ = shape_.halved && sizes.unpacked && !peephole && !layer.projected;
       for (std::size_t s = 0; s < layer.states(); ++s) widths_.push_back(layer.state_width(s));
     }
     for (const std::size_t width : widths_) state_ += width;
@@ -40,7 +60,14 @@ class Recurrent : public Block {
     for (std::size_t number = 0; number < shape_.layers.size(); ++number) {
       const float* own[kWeightKinds] = {};
       for (const std::size_t kind : shape_.kinds) own[kind] = *weights++;
-      kernels_.pack_forward(shape_.layers[number], own, packed + packed_[number], 0, 1);
+      if (!shape_.halved) {
+        kernels_.pack_forward(shape_.layers[number], own, packed + packed_[number], 0, 1);
+        continue;
+      }
+      const Buffer whole(sizes_[number]);
+      kernels_.pack_forward(shape_.layers[number], own, whole.data(), 0, 1);
+      std::transform(whole.data(), whole.data() + sizes_[number], reinterpret_cast<Bfloat*>(packed + packed_[number]),
+                     halved);
     }
     float* to = packed + start_at_;
     for (std::size_t i = 0; shape_.learned_state && i < widths_.size(); ++i)
@@ -50,7 +77,7 @@ class Recurrent : public Block {
   void run(const float* packed, const Flow& in, const States& states, float* y, const Run& run) const override {
     const std::size_t size = in.steps * in.rows * output_width();
     Buffer between[2];
-    const Buffer starts = repeated(packed, in);
+    const Buffer starts = repeated(packed, in), wide = shape_.halved ? Buffer(most_) : Buffer();
     const float* x = in.data;
     for (std::size_t layer = 0; layer < layers(); ++layer) {
       float* to = y;
@@ -61,8 +88,8 @@ class Recurrent : public Block {
       for (std::size_t side = 0; side < shape_.directions; ++side) {
         Sequence s = sequence(layer, side, in, x, to, states);
         if (starts) spread(starts.data(), in.rows, number(layer, side), s.start);
-        forward_packed(kernels_, shape_.layers[number(layer, side)], packed + packed_[number(layer, side)], s,
-                       run.threads, *run.interrupt);
+        const float* const own = whole(packed, number(layer, side), wide.data());
+        forward_packed(kernels_, shape_.layers[number(layer, side)], own, s, run.threads, *run.interrupt);
       }
       if (adds(layer)) add_to(to, x, size);
       x = to;
@@ -75,16 +102,30 @@ class Recurrent : public Block {
     for (std::size_t layer = 0; layer < layers(); ++layer) {
       float* const to = layer + 1 < layers() ? scratch + layer % 2 * aligned(output_width()) : y;
       const Sequence s = sequence(layer, 0, in, x, to, states);
-      forward_step(kernels_, shape_.layers[layer], packed + packed_[layer], s, own);
+      if (reads_halved_)
+        forward_step(kernels_, shape_.layers[layer], own, half(packed, layer), s, own);
+      else
+        forward_step(kernels_, shape_.layers[layer], whole(packed, layer, own + scratch_), nullptr, s, own);
       if (adds(layer)) add_to(to, x, output_width());
       x = to;
     }
   }
-  std::size_t step_scratch() const override { return 2 * aligned(output_width()) + scratch_; }
+  std::size_t step_scratch() const override {
+    return 2 * aligned(output_width()) + scratch_ + (shape_.halved && !reads_halved_ ? most_ : 0);
+  }
 
  private:
   std::size_t layers() const { return shape_.layers.size() / shape_.directions; }
   std::size_t number(std::size_t layer, std::size_t side) const { return layer * shape_.directions + side; }
+  const Bfloat* half(const float* packed, std::size_t number) const {
+    return reinterpret_cast<const Bfloat*>(packed + packed_[number]);
+  }
+  // The weights of a layer and direction as the engine reads them, in `to` if they are kept in less.
+  const float* whole(const float* packed, std::size_t number, float* to) const {
+    if (!shape_.halved) return packed + packed_[number];
+    widen(half(packed, number), sizes_[number], to);
+    return to;
+  }
   bool adds(std::size_t layer) const { return shape_.residual && layer > 1; }
 
   Sequence sequence(std::size_t layer, std::size_t side, const Flow& in, const float* x, float* y,
@@ -130,8 +171,9 @@ class Recurrent : public Block {
   }
 
   const RecurrentShape shape_;
-  std::vector<std::size_t> packed_, widths_;
-  std::size_t start_at_ = 0, state_ = 0, scratch_ = 0;
+  std::vector<std::size_t> packed_, sizes_, widths_;  // where packed weights begin, and their number; of the states
+  std::size_t start_at_ = 0, state_ = 0, scratch_ = 0, most_ = 0;
+  bool reads_halved_ = false;  // whether a step reads the weights as they are kept
 };
 
 }  // namespace

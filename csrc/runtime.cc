@@ -29,12 +29,12 @@ class Model {
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
-  void add_recurrent(std::vector<Layer> layers, std::size_t directions, bool residual, bool learned,
+  void add_recurrent(std::vector<Layer> layers, std::size_t directions, bool residual, bool learned, bool halved,
                      std::vector<std::size_t> kinds) {
     const std::size_t states = layers.at(0).states() * layers.size();
     const std::size_t weights = layers.size() * kinds.size() + (learned ? states : 0);
     if (!directions || layers.size() % directions) throw std::invalid_argument("layers and directions do not match.");
-    executor.add(make_recurrent(kernels_, {std::move(layers), directions, residual, learned, std::move(kinds)}),
+    executor.add(make_recurrent(kernels_, {std::move(layers), directions, residual, learned, halved, std::move(kinds)}),
                  weights);
     count_ += weights;
   }
@@ -371,7 +371,8 @@ void bind_runtime(nb::module_& m) {
   using namespace nb::literals;
   nb::class_<Model>(m, "Model")
       .def(nb::init<>())
-      .def("add_recurrent", &Model::add_recurrent, "layers"_a, "directions"_a, "residual"_a, "learned"_a, "kinds"_a)
+      .def("add_recurrent", &Model::add_recurrent, "layers"_a, "directions"_a, "residual"_a, "learned"_a, "halved"_a,
+           "kinds"_a)
       .def("add_embedding", &Model::add_embedding, "count"_a, "width"_a)
       .def("add_linear", &Model::add_linear, "inputs"_a, "outputs"_a)
       .def("add_layer_norm", &Model::add_layer_norm, "width"_a, "eps"_a)

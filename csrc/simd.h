@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "layer.h"
+
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON) && defined(GATEWISE_NEON)
@@ -41,6 +43,16 @@ typedef std::int32_t Ints __attribute__((vector_size(kWidth * sizeof(std::int32_
 inline Floats load(const float* from) {
   Floats v;
   std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline Floats load(const Bfloat* from) {
+  typedef std::uint16_t Halves __attribute__((vector_size(kWidth * sizeof(std::uint16_t))));
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  const Ints wide = __builtin_convertvector(halves, Ints) << 16;
+  Floats v;
+  std::memcpy(&v, &wide, sizeof v);
   return v;
 }
 

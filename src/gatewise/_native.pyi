@@ -146,7 +146,13 @@ class Model:
     whole_only: str | None
 
     def add_recurrent(
-        self, layers: Sequence[Layer], directions: int, residual: bool, learned: bool, kinds: Sequence[int]
+        self,
+        layers: Sequence[Layer],
+        directions: int,
+        residual: bool,
+        learned: bool,
+        halved: bool,
+        kinds: Sequence[int],
     ) -> None: ...
     def add_embedding(self, count: int, width: int) -> None: ...
     def add_linear(self, inputs: int, outputs: int) -> None: ...

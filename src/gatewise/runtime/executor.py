@@ -14,11 +14,19 @@ from gatewise.runtime.layers import WEIGHTS, described
 Floats = NDArray[np.float32]
 
 
-def executor(blocks: Sequence[Block]) -> _native.Model:
-    """Return the core's model of an architecture, which wants its weights packed next."""
+def executor(blocks: Sequence[Block], *, halved: bool = False) -> _native.Model:
+    """Return the core's model of an architecture, which wants its weights packed next.
+
+    Args:
+        blocks: the architecture.
+        halved: whether recurrent weights are kept as bfloat16.
+    """
     model = _native.Model()
     for block in blocks:
-        _ADD[type(block)](model, block)
+        if isinstance(block, Lstm):
+            _lstm(model, block, halved)
+        else:
+            _ADD[type(block)](model, block)
     return model
 
 
@@ -132,13 +140,13 @@ def _kinds(block: Lstm) -> list[str]:
     return list(block.variant.shapes(block.input_size, block.hidden_size))
 
 
-def _lstm(model: _native.Model, block: Lstm) -> None:
+def _lstm(model: _native.Model, block: Lstm, halved: bool) -> None:
     above, text = block.output_size, block.variant.text
     widths = [above if layer else block.input_size for layer in range(block.num_layers)]
     directions = 1 + block.bidirectional
     layers = [described(text, width, block.hidden_size, block.bias) for width in widths for _ in range(directions)]
     kinds = [WEIGHTS.index(kind) for kind in _kinds(block)]
-    model.add_recurrent(layers, directions, block.residual, block.learned_state, kinds)
+    model.add_recurrent(layers, directions, block.residual, block.learned_state, halved, kinds)
 
 
 def _conv1d(model: _native.Model, block: Conv1d) -> None:
@@ -149,7 +157,6 @@ def _conv1d(model: _native.Model, block: Conv1d) -> None:
 
 _ADD: Mapping[type, Callable[[_native.Model, Any], None]] = MappingProxyType(
     {
-        Lstm: _lstm,
         Embedding: lambda model, block: model.add_embedding(block.num_embeddings, block.embedding_dim),
         Linear: lambda model, block: model.add_linear(block.in_features, block.out_features),
         LayerNorm: lambda model, block: model.add_layer_norm(block.features, block.eps),

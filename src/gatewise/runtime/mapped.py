@@ -22,7 +22,7 @@ def mapped(
 
     Args:
         folder: where the file is; its name tells the model, the instruction set and the layout.
-        identity: the SHA-256 of the model file.
+        identity: tells the model file, by its SHA-256, and how its weights are kept.
         model: whose packing it is.
         make: packs the weights.
 

@@ -15,12 +15,19 @@ from gatewise.runtime.executor import Floats, bind, executor, packed, run
 from gatewise.runtime.mapped import mapped
 from gatewise.runtime.streams import Pool, Stream
 
+_KEPT = ("f32", "bf16")
 
-def load(path: str | Path, *, threads: int | None = None, shared: str | Path | None = None) -> "Model":
+
+def load(
+    path: str | Path, *, weights: str = "f32", threads: int | None = None, shared: str | Path | None = None
+) -> "Model":
     """Read a model file, or the one in a run folder, and make it ready to run.
 
     Args:
         path: the file or folder.
+        weights: "f32", or "bf16" to keep recurrent weights as bfloat16 in half the memory: a step of a large model is
+            bound by reading them. The arithmetic is float32's on the rounded weights (a part in 2⁹ at most), and whole
+            sequences, streams and pools agree to the bit with each other, not with "f32".
         threads: the most that ``run`` and pools use; by default as many as there are processors.
         shared: a folder, which must exist, for the weights as the core reads them. The first process writes them
             there; all map the same memory, read-only. A folder that others can write to is not for this.
@@ -39,7 +46,7 @@ def load(path: str | Path, *, threads: int | None = None, shared: str | Path | N
         (2, 5, 4)
     """
     reading = read_model(model_path(path))
-    return Model(reading.model, reading.description["sha256"], threads=threads, shared=shared)
+    return Model(reading.model, reading.description["sha256"], weights=weights, threads=threads, shared=shared)
 
 
 class Model:
@@ -50,6 +57,7 @@ class Model:
     Args:
         file: what a model file holds.
         identity: the SHA-256 that the file states; states go to models of the same identity only.
+        weights: as for ``load``.
         threads: as for ``load``.
         shared: as for ``load``.
 
@@ -61,18 +69,28 @@ class Model:
         threads: the most that ``run`` and pools use.
     """
 
-    def __init__(self, file: ModelFile, identity: str, *, threads: int | None = None, shared: str | Path | None = None):
+    def __init__(
+        self,
+        file: ModelFile,
+        identity: str,
+        *,
+        weights: str = "f32",
+        threads: int | None = None,
+        shared: str | Path | None = None,
+    ):
+        if weights not in _KEPT:
+            raise InputError(f"weights must be one of {', '.join(_KEPT)}, not {weights!r}.")
         self.task, self.settings, self.vocabulary = file.task, file.settings, file.vocabulary
         self.architecture: tuple[Block, ...] = file.architecture
         self.threads = engine().threads if threads is None else _count("threads", threads)
         self._identity = identity
-        self._model = executor(file.architecture)
+        self._model = executor(file.architecture, halved=weights == "bf16")
 
         def make() -> Floats:
             return packed(self._model, file.architecture, file.weights)
 
-        weights = make() if shared is None else mapped(Path(shared), self._identity, self._model, make)
-        bind(self._model, weights)
+        ready = make() if shared is None else mapped(Path(shared), f"{identity}-{weights}", self._model, make)
+        bind(self._model, ready)
 
     def run(
         self,

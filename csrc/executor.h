@@ -74,7 +74,7 @@ struct RecurrentShape {
   std::size_t directions = 1;
   bool residual = false;           // from the third layer up
   bool learned_state = false;      // after the weights of all layers come the states of all layers
-  bool halved = false;  // weights are kept as bfloat16; the arithmetic is that of float32
+  bool halved = false;             // weights are kept as bfloat16; the arithmetic is that of float32
   std::vector<std::size_t> kinds;  // of the weights of each layer and direction, in their order (Weight)
 };
 

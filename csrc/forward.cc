@@ -48,6 +48,28 @@ struct GateTile {
 
 namespace {
 
+// The vectors of a line of packed weights. An even number of halved ones lies pair by pair: see halve in pack.cc.
+template <std::size_t kVectors>
+[[gnu::always_inline]] inline void load_line(const float* from, Floats (&to)[kVectors]) {
+#pragma GCC unroll 4
+  for (std::size_t v = 0; v < kVectors; ++v) to[v] = load(from + v * kWidth);
+}
+
+template <std::size_t kVectors>
+[[gnu::always_inline]] inline void load_line(const Bfloat* from, Floats (&to)[kVectors]) {
+  if constexpr (kVectors % 2 == 0) {
+#pragma GCC unroll 2
+    for (std::size_t v = 0; v < kVectors; v += 2) {
+      const Two two = load_two(from + v * kWidth);
+      to[v] = two.first;
+      to[v + 1] = two.second;
+    }
+  } else {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < kVectors; ++v) to[v] = load(from + v * kWidth);
+  }
+}
+
 // The pre-activations of a single row in kBlocks blocks, whose packed weights lie `apart`: those of one block are too
 // few sums to hide how long an addition takes.
 template <std::size_t kBlocks, std::size_t kVectors, class Weight>
@@ -55,10 +77,12 @@ void single_row(const GateTile& tile, const Weight* packed, std::size_t apart) {
   constexpr std::size_t kLine = kVectors * kWidth;
   Tile<kBlocks, kVectors> sum;
 #pragma GCC unroll 2
-  for (std::size_t b = 0; b < kBlocks; ++b)
-#pragma GCC unroll 4
-    for (std::size_t v = 0; v < kVectors; ++v)
-      sum[b][v] = tile.begins ? load(packed + b * apart + v * kWidth) : load(tile.gates + b * kLine + v * kWidth);
+  for (std::size_t b = 0; b < kBlocks; ++b) {
+    if (tile.begins)
+      load_line(packed + b * apart, sum[b]);
+    else
+      load_line(tile.gates + b * kLine, sum[b]);
+  }
   for (std::size_t p = tile.first; p < tile.last; ++p) {
     const Piece& piece = tile.pieces[p];
     const float* const row = tile.source[piece.source][0] + piece.from;
@@ -67,10 +91,12 @@ void single_row(const GateTile& tile, const Weight* packed, std::size_t apart) {
     for (std::size_t k = 0; k < piece.count; ++k, weights += kLine) {
       const Floats value = broadcast(row[k]);
 #pragma GCC unroll 2
-      for (std::size_t b = 0; b < kBlocks; ++b)
+      for (std::size_t b = 0; b < kBlocks; ++b) {
+        Floats line[kVectors];
+        load_line(weights + b * apart, line);
 #pragma GCC unroll 4
-        for (std::size_t v = 0; v < kVectors; ++v)
-          sum[b][v] = fma(load(weights + b * apart + v * kWidth), value, sum[b][v]);
+        for (std::size_t v = 0; v < kVectors; ++v) sum[b][v] = fma(line[v], value, sum[b][v]);
+      }
     }
   }
   store_tile<kBlocks, kVectors>(sum, tile.gates, kLine, kWidth);

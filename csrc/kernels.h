@@ -155,6 +155,9 @@ struct Kernels {
   Sizes (*sizes)(const Layer& layer, const Sequence& sequence);
   // One of `parts` parts of the whole; with no parts only what backward needs of it: peepholes, gains, projections.
   void (*pack_forward)(const Layer& layer, const Weights& weights, float* packed, std::size_t part, std::size_t parts);
+  // Packed forward weights in half the memory, each the nearest bfloat16, and back.
+  void (*halve)(const Layer& layer, const float* packed, Bfloat* halved);
+  void (*widen)(const Layer& layer, const Bfloat* halved, float* packed);
   void (*pack_backward)(const Layer& layer, const Weights& weights, bool with_dx, float* packed, std::size_t part,
                         std::size_t parts);
   void (*forward)(const Job& job);

@@ -9,21 +9,6 @@ namespace {
 
 std::size_t aligned(std::size_t floats) { return (floats + 15) / 16 * 16; }
 
-// The nearest bfloat16, ties to even; the largest one for what is beyond.
-Bfloat halved(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  const std::uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  return {static_cast<std::uint16_t>((rounded & 0x7fff) == 0x7f80 ? rounded - 1 : rounded)};
-}
-
-void widen(const Bfloat* from, std::size_t count, float* to) {
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::uint32_t bits = std::uint32_t{from[i].bits} << 16;
-    std::memcpy(to + i, &bits, sizeof bits);
-  }
-}
-
 void add_to(float* y, const float* x, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) y[i] = y[i] + x[i];
 }
@@ -66,8 +51,7 @@ class Recurrent : public Block {
       }
       const Buffer whole(sizes_[number]);
       kernels_.pack_forward(shape_.layers[number], own, whole.data(), 0, 1);
-      std::transform(whole.data(), whole.data() + sizes_[number], reinterpret_cast<Bfloat*>(packed + packed_[number]),
-                     halved);
+      kernels_.halve(shape_.layers[number], whole.data(), reinterpret_cast<Bfloat*>(packed + packed_[number]));
     }
     float* to = packed + start_at_;
     for (std::size_t i = 0; shape_.learned_state && i < widths_.size(); ++i)
@@ -123,7 +107,7 @@ class Recurrent : public Block {
   // The weights of a layer and direction as the engine reads them, in `to` if they are kept in less.
   const float* whole(const float* packed, std::size_t number, float* to) const {
     if (!shape_.halved) return packed + packed_[number];
-    widen(half(packed, number), sizes_[number], to);
+    kernels_.widen(shape_.layers[number], half(packed, number), to);
     return to;
   }
   bool adds(std::size_t layer) const { return shape_.residual && layer > 1; }

@@ -47,13 +47,33 @@ inline Floats load(const float* from) {
 }
 
 inline Floats load(const Bfloat* from) {
-  typedef std::uint16_t Halves __attribute__((vector_size(kWidth * sizeof(std::uint16_t))));
-  Halves halves;
-  std::memcpy(&halves, from, sizeof halves);
-  const Ints wide = __builtin_convertvector(halves, Ints) << 16;
+#if defined(__AVX512F__)
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16));
+#elif defined(__AVX2__) && !defined(GATEWISE_WIDE)
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 16));
+#else
+  std::uint32_t wide[kWidth];
+  for (std::size_t i = 0; i < kWidth; ++i) wide[i] = std::uint32_t{from[i].bits} << 16;
   Floats v;
-  std::memcpy(&v, &wide, sizeof v);
+  std::memcpy(&v, wide, sizeof v);
   return v;
+#endif
+}
+
+// Two vectors whose elements lie in turn.
+struct Two {
+  Floats first, second;
+};
+inline Two load_two(const Bfloat* from) {
+  Ints both;
+  std::memcpy(&both, from, sizeof both);
+  const Ints low = both << 16, high = both & static_cast<std::int32_t>(0xffff0000u);
+  Two two;
+  std::memcpy(&two.first, &low, sizeof low);
+  std::memcpy(&two.second, &high, sizeof high);
+  return two;
 }
 
 inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }

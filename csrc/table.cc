@@ -18,6 +18,8 @@ void apply(const float* from, float* to, std::size_t count) {
 }  // namespace
 
 void pack_forward(const Layer&, const Weights&, float*, std::size_t, std::size_t);
+void halve(const Layer&, const float*, Bfloat*);
+void widen(const Layer&, const Bfloat*, float*);
 void pack_backward(const Layer&, const Weights&, bool, float*, std::size_t, std::size_t);
 void unpack(const Layer&, const float*, const float*, std::size_t, float* const*, std::size_t, std::size_t);
 void forward(const Job&);
@@ -61,6 +63,8 @@ extern const Kernels kernels;
 const Kernels kernels = {GATEWISE_NAME(GATEWISE_ISA),
                          sizes,
                          pack_forward,
+                         halve,
+                         widen,
                          pack_backward,
                          forward,
                          backward,

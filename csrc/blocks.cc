@@ -1,6 +1,8 @@
 // The blocks that work on every step alone, and the convolution over time.
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "executor.h"
 #include "team.h"
@@ -33,7 +35,13 @@ class Embedding : public Block {
     std::copy_n(weights[0], count_ * width_, packed);
   }
   void run(const float* packed, const Flow& in, const States&, float* y, const Run&) const override {
-    for (std::size_t i = 0; i < in.steps * in.rows; ++i)
+    const std::size_t size = in.steps * in.rows;
+    // It is always the first block: nothing has changed yet.
+    for (std::size_t i = 0; i < size; ++i)
+      if (static_cast<std::size_t>(in.tokens[i]) >= count_)
+        throw std::invalid_argument("x must be from 0 to " + std::to_string(count_ - 1) + ", got " +
+                                    std::to_string(in.tokens[i]) + ".");
+    for (std::size_t i = 0; i < size; ++i)
       y = std::copy_n(packed + static_cast<std::size_t>(in.tokens[i]) * width_, width_, y);
   }
   void step(const float* packed, const Flow& in, const States& states, float* y, float*) const override {
@@ -144,7 +152,8 @@ class Convolution : public Block {
         shape_(shape),
         depth_(shape.kernel * shape.in),
         span_((shape.kernel - 1) * shape.dilation),
-        before_(shape.causal ? span_ : span_ / 2) {}
+        before_(shape.causal ? span_ : span_ / 2),
+        remembers_(span_ && !whole_only()) {}
 
   std::size_t output_width() const override { return shape_.out; }
   void pass(Flow& flow) const override {
@@ -158,7 +167,7 @@ class Convolution : public Block {
     return shape_.stride > 1 ? "its convolution skips steps" : nullptr;
   }
   std::vector<std::size_t> state_widths() const override {
-    if (whole_only() || !span_) return {};
+    if (!remembers_) return {};
     return {span_ * shape_.in};
   }
 
@@ -180,13 +189,13 @@ class Convolution : public Block {
                [&](std::size_t worker, std::size_t first, std::size_t last) {
                  convolve(packed, in, states, y, first, last, out.steps, taken.data() + worker * kChunk * depth_);
                });
-    if (!state_widths().empty())
+    if (remembers_)
       for (std::size_t b = 0; b < in.rows; ++b) remember(in, states, b);
   }
 
   void step(const float* packed, const Flow& in, const States& states, float* y, float* scratch) const override {
     convolve(packed, in, states, y, 0, 1, 1, scratch);
-    if (span_) remember(in, states, 0);
+    if (remembers_) remember(in, states, 0);
   }
   std::size_t step_scratch() const override { return kChunk * depth_; }
 
@@ -198,7 +207,7 @@ class Convolution : public Block {
   Time beginning(const Flow& in, std::size_t b, std::size_t t) const {
     for (std::size_t back = 0; in.reset && back < before_ && back <= t; ++back)
       if (in.reset[(t - back) * in.rows + b]) return static_cast<Time>(t - back);
-    return state_widths().empty() ? 0 : -static_cast<Time>(span_);
+    return remembers_ ? -static_cast<Time>(span_) : 0;
   }
   Time ending(const Flow& in, std::size_t b, std::size_t t) const {
     const std::size_t end = in.end(b);
@@ -252,6 +261,7 @@ class Convolution : public Block {
 
   const ConvolutionShape shape_;
   const std::size_t depth_, span_, before_;
+  const bool remembers_;
 };
 
 }  // namespace

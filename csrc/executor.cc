@@ -6,9 +6,6 @@
 namespace gatewise {
 namespace {
 
-// Floats up to the next cache line, where every part of packed weights begins.
-std::size_t aligned(std::size_t floats) { return (floats + 15) / 16 * 16; }
-
 void clear_past_ends(const Flow& flow, std::size_t width, float* y) {
   for (std::size_t b = 0; b < flow.rows && !flow.lengths.empty(); ++b)
     for (std::size_t t = flow.end(b); t < flow.steps; ++t)
@@ -25,11 +22,6 @@ void Executor::add(std::unique_ptr<Block> block, std::size_t weights) {
   places_.push_back({std::move(block), weights, packed_size_, state_size_});
   packed_size_ += aligned(places_.back().block->packed_size());
   state_size_ += state;
-}
-
-std::size_t Executor::output_steps(Flow flow) const {
-  for (const Place& place : places_) place.block->pass(flow);
-  return flow.steps;
 }
 
 const char* Executor::whole_only() const {

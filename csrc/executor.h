@@ -13,6 +13,9 @@
 
 namespace gatewise {
 
+// Floats up to the next cache line, where every part of packed weights begins.
+constexpr std::size_t aligned(std::size_t floats) { return (floats + 15) / 16 * 16; }
+
 // The states of `capacity` streams, of which row b's lie in slot slots[b], or b if that is null. All values of a state
 // lie together: [capacity, width] one after the other.
 struct States {
@@ -103,7 +106,6 @@ class Executor {
   // Floats of the states of one stream.
   std::size_t state_size() const { return state_size_; }
   std::size_t output_width() const { return places_.back().block->output_width(); }
-  std::size_t output_steps(Flow flow) const;
   const char* whole_only() const;
 
   // From the weights of all blocks, one after the other. Comes before all that follows.
@@ -115,7 +117,8 @@ class Executor {
   void read(const States& states, std::size_t slot, float* to) const;
   void write(const States& states, std::size_t slot, const float* from) const;
 
-  // y [output steps, B, output width], zero past the end of a row. Throws std::bad_alloc, Interrupted.
+  // y [output steps, B, output width], zero past the end of a row. Throws std::bad_alloc, Interrupted; and
+  // std::invalid_argument, with nothing changed, for a token that the embedding has not.
   void run(const float* packed, Flow flow, const States& states, float* y, const Run& run) const;
   void step(const float* packed, Flow flow, const States& states, float* y, float* scratch) const;
   std::size_t step_scratch() const;

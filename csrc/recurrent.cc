@@ -7,8 +7,6 @@
 namespace gatewise {
 namespace {
 
-std::size_t aligned(std::size_t floats) { return (floats + 15) / 16 * 16; }
-
 void add_to(float* y, const float* x, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) y[i] = y[i] + x[i];
 }

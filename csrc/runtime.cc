@@ -202,8 +202,10 @@ class Stream {
   }
   nb::bytes read() {
     std::vector<float> values(executor_.state_size());
-    const std::lock_guard<std::mutex> lock(mutex_);
-    executor_.read(states(), 0, values.data());
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      executor_.read(states(), 0, values.data());
+    }
     return nb::bytes(values.data(), values.size() * sizeof(float));
   }
   void write(const nb::bytes& from) {
@@ -264,12 +266,13 @@ class Pool {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (free_.empty()) return {};
     const std::size_t slot = free_.back();
-    free_.pop_back();
-    open_[slot] = 1;
     if (state)
       executor_.write(states(), slot, values.data());
     else
       executor_.begin(packed_, states(), slot);
+    // Only now: the others may throw.
+    free_.pop_back();
+    open_[slot] = 1;
     return slot;
   }
   // Whether it was open.

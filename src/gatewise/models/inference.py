@@ -5,20 +5,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gatewise.format import Block, Embedding, QuantileMix
+from gatewise.format import Block, Embedding
 from gatewise.nn import LSTM
 from gatewise.ops import DIRECT, undisturbed
-from gatewise.runtime.executor import bind, executor, packed, run
+from gatewise.runtime.executor import bind, executor, mixtures, packed, run
 
 
 def serves(modules: Sequence[nn.Module], blocks: Sequence[Block], x: Tensor, candidates: Tensor | None) -> bool:
     """Whether a call is plain inference: on the CPU, in float32, with nothing that watches the modules."""
     if torch.is_grad_enabled() or not undisturbed():
         return False
-    tokens, mixes = isinstance(blocks[0], Embedding), isinstance(blocks[-1], QuantileMix)
+    tokens = isinstance(blocks[0], Embedding)
     if x.dim() != (2 if tokens else 3) or (not tokens and x.shape[2] != blocks[0].input_size):
         return False
-    if mixes != (candidates is not None) or not all(_whole(module) for module in modules):
+    if not _fit(blocks, x, candidates) or not all(_whole(module) for module in modules):
         return False
     held = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     floats = [*held, *(given for given in (None if tokens else x, candidates) if given is not None)]
@@ -44,6 +44,17 @@ def infer(modules: Sequence[nn.Module], blocks: Sequence[Block], x: Tensor, cand
     bind(model, packed(model, blocks, weights))
     mixed = None if candidates is None else candidates.numpy()
     return torch.from_numpy(run(model, blocks, x.numpy(), candidates=mixed, threads=torch.get_num_threads()))
+
+
+def _fit(blocks: Sequence[Block], x: Tensor, candidates: Tensor | None) -> bool:
+    """Whether the candidates are those that the mixtures want; others torch may know what to do with, or refuse."""
+    if candidates is None:
+        return not mixtures(blocks, 0, 0)
+    if candidates.dim() != 3:
+        return False
+    rows, ahead, count = candidates.shape
+    wanted = mixtures(blocks, x.shape[1], ahead)
+    return bool(wanted) and rows == x.shape[0] and all(ahead <= most and count == k for most, k in wanted)
 
 
 def _whole(module: nn.Module) -> bool:

@@ -31,17 +31,23 @@ def executor(blocks: Sequence[Block], *, halved: bool = False) -> _native.Model:
 
 
 def packed(model: _native.Model, blocks: Sequence[Block], weights: Mapping[str, Floats]) -> Floats:
-    """Return the weights in the order in which the core reads them.
+    """Return the weights in the order in which the core reads them, in memory that comes back when the array goes."""
+    to = _native.empty(max(model.packed_size, 1))
+    pack(model, blocks, weights, to)
+    return to
+
+
+def pack(model: _native.Model, blocks: Sequence[Block], weights: Mapping[str, Floats], to: Floats) -> None:
+    """Write the weights in the order in which the core reads them; some places between them stay as they are.
 
     Args:
         model: of these blocks.
         blocks: the architecture.
-        weights: by the names of the model file, of the shapes that the blocks say, dense.
+        weights: by the names of the model file, of the shapes that the blocks say.
+        to: [``model.packed_size``].
     """
     arrays = [None if name is None else np.ascontiguousarray(weights[name]) for name in _names(blocks)]
-    to = _native.empty(max(model.packed_size, 1))
     model.pack([0 if array is None else array.ctypes.data for array in arrays], to.ctypes.data)
-    return to
 
 
 def bind(model: _native.Model, packed: Floats) -> None:
@@ -67,7 +73,7 @@ def run(
         x: float32 [B, T, D], or int64 [B, T] in the range of the embedding.
         lengths: [B], each 0 to T; or None.
         reset: [B, T], or None.
-        candidates: [B, T', K] with T' ≤ T, for a quantile mixture.
+        candidates: [B, T', K] for quantile mixtures: K of each, and T' no more than the steps that come to it.
         threads: the most that are used.
 
     Returns:
@@ -80,7 +86,8 @@ def run(
     ends = None if lengths is None else np.ascontiguousarray(lengths)
     states = np.empty(max(rows * model.state_size, 1), np.float32)
     model.begin(states.ctypes.data, rows)
-    y = np.empty((output_steps(blocks, steps, mixed), rows, blocks[-1].output_size), np.float32)
+    ahead = 0 if mixed is None else len(mixed)
+    y = np.empty((_steps_through(blocks, steps, ahead), rows, blocks[-1].output_size), np.float32)
     tokens = isinstance(blocks[0], Embedding)
     model.run(
         steps,
@@ -90,7 +97,7 @@ def run(
         _address(ends),
         _address(cut),
         _address(mixed),
-        0 if mixed is None else len(mixed),
+        ahead,
         states.ctypes.data,
         y.ctypes.data,
         threads,
@@ -98,18 +105,26 @@ def run(
     return np.ascontiguousarray(y.transpose(1, 0, 2))
 
 
-def output_steps(blocks: Sequence[Block], steps: int, candidates: Floats | None) -> int:
-    """The steps that come out of an architecture, with the candidates of its mixture."""
+def mixtures(blocks: Sequence[Block], steps: int, ahead: int) -> list[tuple[int, int]]:
+    """The steps that come to each quantile mixture of an architecture, of candidates for ``ahead`` steps, and its K."""
+    return [
+        (_steps_through(blocks[:index], steps, ahead), block.candidates)
+        for index, block in enumerate(blocks)
+        if isinstance(block, QuantileMix)
+    ]
+
+
+def _steps_through(blocks: Sequence[Block], steps: int, ahead: int) -> int:
     for block in blocks:
         if isinstance(block, Conv1d):
             steps = -(-steps // block.stride)
-        elif isinstance(block, QuantileMix) and candidates is not None:
-            steps = len(candidates)
+        elif isinstance(block, QuantileMix):
+            steps = ahead
     return steps
 
 
 def _time_major(array: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(array.swapaxes(0, 1))
+    return np.require(array.swapaxes(0, 1), requirements=["C", "A"])
 
 
 def _address(array: NDArray[Any] | None) -> int:

@@ -1,6 +1,7 @@
 """Packed weights in a file that several processes map."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ _LAYOUT = 1
 
 
 def mapped(
-    folder: Path, identity: str, model: _native.Model, make: Callable[[], NDArray[np.float32]]
+    folder: Path, identity: str, model: _native.Model, pack: Callable[[NDArray[np.float32]], object]
 ) -> NDArray[np.float32]:
     """Return the packed weights of a model, mapped from a file, which is written if it is not there.
 
@@ -24,23 +25,25 @@ def mapped(
         folder: where the file is; its name tells the model, the instruction set and the layout.
         identity: tells the model file, by its SHA-256, and how its weights are kept.
         model: whose packing it is.
-        make: packs the weights.
+        pack: packs the weights into an array.
 
     Raises:
         InputError: the file cannot be written or read, or is damaged.
     """
     path = folder / f"{identity}-{model.isa}-{_LAYOUT}.packed"
-    if not path.exists():
-        weights = make()
+    count = max(model.packed_size, 1)
+    if not os.path.exists(path):
+        # Zeros, because packing leaves gaps, and what memory held before is nobody's to read.
+        weights = np.zeros(count, np.float32)
+        pack(weights)
         with atomic_file(path) as file:
             file.write(weights.data)
             file.write(hashlib.sha256(weights.data).digest())
-    size = 4 * max(model.packed_size, 1)
     try:
         data = np.memmap(path, np.uint8, mode="r")
     except (OSError, ValueError) as error:
         raise InputError(f"the shared weights {path} cannot be read: {error}.") from None
-    values, digest = data[:size], data[size:].tobytes()
+    values, digest = data[: 4 * count], data[4 * count :].tobytes()
     if hashlib.sha256(values.data).digest() != digest:
         raise InputError(f"the shared weights {path} are damaged: remove the file, and the next load writes it anew.")
     return values.view(np.float32)

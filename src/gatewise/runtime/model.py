@@ -1,7 +1,9 @@
 """A saved model, ready to run."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from gatewise.errors import InputError
 from gatewise.format import Block, Conv1d, Embedding, ModelFile, QuantileMix, model_path
 from gatewise.format.file import read_model
 from gatewise.machine import engine
-from gatewise.runtime.executor import Floats, bind, executor, packed, run
+from gatewise.runtime.arrays import array, float32, int64
+from gatewise.runtime.executor import Floats, bind, executor, mixtures, pack, packed, run
 from gatewise.runtime.mapped import mapped
 from gatewise.runtime.streams import Pool, Stream
 
@@ -84,12 +87,13 @@ class Model:
         self.architecture: tuple[Block, ...] = file.architecture
         self.threads = engine().threads if threads is None else _count("threads", threads)
         self._identity = identity
+        self._mixes = any(isinstance(block, QuantileMix) for block in file.architecture)
         self._model = executor(file.architecture, halved=weights == "bf16")
-
-        def make() -> Floats:
-            return packed(self._model, file.architecture, file.weights)
-
-        ready = make() if shared is None else mapped(Path(shared), f"{identity}-{weights}", self._model, make)
+        given = (self._model, file.architecture, file.weights)
+        if shared is None:
+            ready = packed(*given)
+        else:
+            ready = mapped(Path(shared), f"{identity}-{weights}", self._model, partial(pack, *given))
         bind(self._model, ready)
 
     def run(
@@ -119,7 +123,7 @@ class Model:
         """
         given, single = self._inputs(x)
         rows, steps = given.shape[:2]
-        mixes = isinstance(self.architecture[-1], QuantileMix)
+        mixes = self._mixes
         if mixes != (candidates is not None):
             what = "the model mixes candidates: give them" if mixes else "the model has no mixture: candidates are for"
             raise InputError(f"{what} {'as [B, T′, K]' if mixes else 'those with a quantile mixture'}.")
@@ -172,7 +176,7 @@ class Model:
 
     def _inputs(self, x: ArrayLike) -> tuple[NDArray[Any], bool]:
         """X with its batch, of the dtype that the core reads, and whether it was a single sequence."""
-        first, given = self.architecture[0], np.asarray(x)
+        first, given = self.architecture[0], array("x", x)
         width = first.input_size
         axes, dims = ("[B, T, D] or [T, D]", 3) if width else ("[B, T] or [T]", 2)
         if given.ndim not in (dims, dims - 1):
@@ -180,22 +184,21 @@ class Model:
         single = given.ndim == dims - 1
         given = given[None] if single else given
         if isinstance(first, Embedding):
-            if given.dtype.kind not in "iu":
-                raise InputError(f"x must be whole numbers, the model begins with an embedding; got {given.dtype}.")
+            whole = int64("x", given)
             if given.size and not (given.min() >= 0 and given.max() < first.num_embeddings):
                 raise InputError(f"x must be from 0 to {first.num_embeddings - 1}, got {given.min()} to {given.max()}.")
-            return given.astype(np.int64, copy=False), single
+            return whole, single
         if given.shape[-1] != width:
             raise InputError(f"x must have {width} features, got {given.shape[-1]} ({list(given.shape)}).")
-        return _float32("x", given), single
+        return float32("x", given), single
 
     def _lengths(self, lengths: Sequence[int] | NDArray[Any], rows: int, steps: int) -> NDArray[np.int64]:
-        if isinstance(self.architecture[-1], QuantileMix):
+        if self._mixes:
             raise InputError("lengths cannot go with a quantile mixture, which takes whole windows.")
-        given = np.asarray(lengths)
-        if (given.dtype.kind not in "iu" and given.size) or given.shape != (rows,):
-            raise InputError(f"lengths must be {rows} whole numbers, got {given.dtype} of shape {list(given.shape)}.")
-        given = given.astype(np.int64)
+        given = array("lengths", lengths)
+        if given.shape != (rows,):
+            raise InputError(f"lengths must be {rows} whole numbers, got an array of shape {list(given.shape)}.")
+        given = int64("lengths", given)
         if ((given < 0) | (given > steps)).any():
             row = int(np.argmax((given < 0) | (given > steps)))
             raise InputError(f"lengths must be from 0 to T, {steps}; lengths[{row}] is {given[row]}.")
@@ -205,31 +208,29 @@ class Model:
         for block in self.architecture:
             if isinstance(block, Conv1d) and block.stride > 1:
                 raise InputError("reset cannot go with a convolution that skips steps (stride > 1).")
-        given = np.asarray(reset)
+        given = array("reset", reset)
         given = given[None] if single else given
         if given.dtype != np.bool_ or given.shape != shape:
             raise InputError(f"reset must be bool {list(shape)}, got {given.dtype} {list(given.shape)}.")
         return given
 
     def _candidates(self, candidates: ArrayLike, rows: int, steps: int, single: bool) -> Floats:
-        block = self.architecture[-1]
-        assert isinstance(block, QuantileMix)
-        given = np.asarray(candidates)
+        given = array("candidates", candidates)
         given = given[None] if single else given
-        if given.ndim != 3 or given.shape[0] != rows or given.shape[2] != block.candidates or given.shape[1] > steps:
-            raise InputError(
-                f"candidates must be [{rows}, T′, {block.candidates}] with T′ at most {steps}, got {list(given.shape)}."
-            )
-        return _float32("candidates", given)
+        ahead = given.shape[1] if given.ndim == 3 else 0
+        for most, count in mixtures(self.architecture, steps, ahead):
+            if given.ndim != 3 or (given.shape[0], given.shape[2]) != (rows, count) or ahead > most:
+                raise InputError(
+                    f"candidates must be [{rows}, T′, {count}] with T′ at most {most}, got {list(given.shape)}."
+                )
+        return float32("candidates", given)
+
+
+_MOST = MappingProxyType({"threads": 1 << 12, "capacity": 1 << 30})
+"""Far above what any machine has, and small enough that no product of sizes overflows."""
 
 
 def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST[name]:
+        raise InputError(f"{name} must be a whole number from 1 to {_MOST[name]:,}, not {value!r}.")
     return value
-
-
-def _float32(name: str, given: NDArray[Any]) -> Floats:
-    if given.dtype.kind not in "fiub":
-        raise InputError(f"{name} must be real numbers, got {given.dtype}.")
-    return given.astype(np.float32, copy=False)

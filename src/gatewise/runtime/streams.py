@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gatewise import _native
 from gatewise.errors import InputError
+from gatewise.runtime.arrays import array, float32, int64
 from gatewise.runtime.state import read_state, write_state
 
 Floats = NDArray[np.float32]
@@ -19,8 +20,8 @@ class Stream(_native.Stream):
 
     ``step(x, out=None)`` takes the inputs of one step, float32 [D] (for an embedding int64 [1]), and returns float32
     [O], in ``out`` if that is given: the same bits as the whole sequence gives. It raises TypeError or ValueError, with
-    nothing changed, if an array is not of this dtype and shape, in one piece. Threads may share a stream; their steps
-    then come one after the other.
+    nothing changed, if an array is not of this dtype and shape, in one piece, or the token is out of range. Threads
+    may share a stream; their steps then come one after the other.
 
     Example:
         >>> import tempfile
@@ -42,6 +43,7 @@ class Stream(_native.Stream):
         super().__init__(model, inputs, partial(np.empty, outputs, np.float32))
         self._identity = identity
         self._sizes = (inputs, outputs)
+        self._state_bytes = 4 * model.state_size
 
     def steps(self, x: ArrayLike, out: Floats | None = None) -> Floats:
         """Take several steps at once, at the price of the arithmetic alone.
@@ -73,7 +75,7 @@ class Stream(_native.Stream):
 
     @state.setter
     def state(self, data: bytes) -> None:
-        self.write(read_state(data, self._identity, len(self.read())))
+        self.write(read_state(data, self._identity, self._state_bytes))
 
 
 class Pool:
@@ -141,29 +143,30 @@ class Pool:
 
         Args:
             slots: [N] of open streams, each once, in any order.
-            x: float32 [N, D], or int64 [N] for an embedding: row i is for slots[i].
-            out: float32 [N, O] to write to, sharing no memory with x.
+            x: numbers [N, D], or for an embedding whole numbers [N]: row i is for slots[i]. Computed in float32.
+            out: float32 [N, O], in one piece, to write to, sharing no memory with x.
 
         Returns:
             [N, O], ``out`` if it was given.
 
         Raises:
-            InputError: a slot is not open or comes twice; then no stream has stepped.
-            ValueError: an array has another shape or dtype.
+            InputError: a slot is not open or comes twice, or slots or x are not such numbers.
+            ValueError: an array has another shape, or a token is out of range.
+            TypeError: ``out`` cannot be written to, or is not in one piece. Whatever is raised, no stream has stepped.
         """
-        slots = np.ascontiguousarray(slots, np.int64)
-        kind = np.float32 if self._inputs else np.int64
-        x = np.ascontiguousarray(x, kind)
+        places = np.ascontiguousarray(int64("slots", array("slots", slots)))
+        given = array("x", x)
+        given = np.ascontiguousarray(float32("x", given) if self._inputs else int64("x", given))
         if out is None:
-            out = np.empty((len(slots), self._outputs), np.float32)
-        wrong = self._pool.step(slots, x, out, slots.size)
+            out = np.empty((places.size, self._outputs), np.float32)
+        wrong = self._pool.step(places, given, out, places.size)
         if wrong >= 0:
-            slot = slots[wrong]
-            twice = slot in slots[:wrong]
+            slot = places[wrong]
+            twice = slot in places[:wrong]
             raise InputError(f"slots[{wrong}] is {slot}, which {'comes twice' if twice else 'is not open'}.")
         return out
 
     def _slot(self, slot: object) -> int:
-        if isinstance(slot, bool) or not isinstance(slot, int | np.int64) or not 0 <= slot < self.capacity:
-            raise InputError(f"a slot is a whole number from 0 to {self.capacity - 1}, not {slot!r}.")
-        return int(slot)
+        if isinstance(slot, bool) or not isinstance(slot, int | np.integer) or not 0 <= slot < self.capacity:
+            raise InputError(f"slot must be a whole number from 0 to {self.capacity - 1}, not {slot!r}.")
+        return int(cast("int", slot))

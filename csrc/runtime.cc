@@ -405,7 +405,7 @@ void bind_runtime(nb::module_& m) {
       });
   nb::class_<Stream>(m, "Stream")
       .def(nb::init<std::shared_ptr<const Model>, std::size_t, nb::object>(), "model"_a, "inputs"_a, "make"_a)
-      .def("step", &Stream::step, "x"_a, "out"_a = nb::none())
+      .def("step", &Stream::step, "x"_a.none(), "out"_a = nb::none())
       .def("_steps", &Stream::steps, "x"_a, "out"_a, "count"_a)
       .def("reset", &Stream::reset)
       .def("read", &Stream::read)

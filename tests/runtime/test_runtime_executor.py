@@ -7,14 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime_problem import Array, alone, build, draw, pooled, same_bits, weighted
+from runtime_problem import IDENTITY, Array, alone, build, draw, pooled, same_bits, weighted
 
 from architectures import architectures
 from gatewise import _native
 from gatewise.errors import InputError
-from gatewise.format import Block, Conv1d, Embedding, LayerNorm, Linear, Lstm, QuantileMix, Scaling
+from gatewise.format import Block, Conv1d, Embedding, LayerNorm, Linear, Lstm, ModelFile, QuantileMix, Scaling
 from gatewise.models import Network, from_file
 from gatewise.nn import LSTM
+from gatewise.runtime import Model
 from gatewise.spec import BUILT_IN, CELLS
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -163,9 +164,11 @@ def test_a_network_in_inference_takes_only_what_fits() -> None:
     network = Network([Linear(3, 5), QuantileMix(2, 3)]).eval()
     x = torch.randn(2, 6, 3)
     with torch.no_grad():
-        for shape in ((2, 9, 2), (2, 4, 3), (3, 4, 2)):
+        for shape in ((2, 4, 3), (3, 4, 2)):
             with pytest.raises(RuntimeError):
                 network(x, torch.randn(shape))
+        with pytest.raises(InputError, match="candidates are for 7 steps, but only 6 come to the mixture"):
+            network(x, torch.randn(2, 7, 2))
         each = torch.randn(1, 4, 2)
         assert torch.equal(network(x, each.expand(2, 4, 2)), network(x, each.expand(2, 4, 2).clone()))
         torch.testing.assert_close(network(x, each), network(x, each.expand(2, 4, 2)))
@@ -175,6 +178,20 @@ def test_a_network_in_inference_takes_only_what_fits() -> None:
 def test_a_network_in_inference_refuses_a_token_out_of_range(token: int) -> None:
     with torch.no_grad(), pytest.raises(ValueError, match=f"x must be from 0 to 3, got {token}"):
         Network([Embedding(4, 3)]).eval()(torch.tensor([[0, token]]))
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 5)), np.zeros((2, 4), np.float32), np.zeros((1, 2, 5), np.float32)])
+def test_weights_that_are_not_the_blocks_are_not_read(bad: Array) -> None:
+    blocks = (Lstm(3, 5), Linear(5, 2))
+    file = weighted(blocks)
+    with pytest.raises(InputError, match=r"weight 1.weight must be float32 \[2, 5\], got float"):
+        Model(ModelFile(file.task, blocks, {**file.weights, "1.weight": bad}), IDENTITY)
+    network = from_file(file)
+    linear = network.get_submodule("1")
+    assert isinstance(linear, torch.nn.Linear)
+    linear.weight = torch.nn.Parameter(torch.zeros(2, 4))
+    with torch.no_grad(), pytest.raises(InputError, match=r"weight 1.weight must be"):
+        network(torch.zeros(1, 2, 3))
 
 
 @pytest.mark.parametrize("isa", _native.available_isas())

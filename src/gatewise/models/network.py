@@ -48,7 +48,10 @@ class QuantileMixture(nn.Module):
 
     def forward(self, x: Tensor, candidates: Tensor) -> Tensor:
         """Return the quantiles, in no enforced order."""
-        correction, logits = x[:, x.shape[1] - candidates.shape[1] :].split(self.sizes, dim=-1)
+        steps, ahead = x.shape[1], candidates.shape[1]
+        if ahead > steps:
+            raise InputError(f"candidates are for {ahead} steps, but only {steps} come to the mixture.")
+        correction, logits = x[:, steps - ahead :].split(self.sizes, dim=-1)
         return (logits.softmax(-1) * candidates).sum(-1, keepdim=True) + correction
 
 

@@ -1,6 +1,7 @@
 """A model's blocks as the native core runs them: what the runtime and the torch model in inference share."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gatewise import _native
+from gatewise.errors import InputError
 from gatewise.format import Block, Conv1d, Embedding, LayerNorm, Linear, Lstm, QuantileMix, Scaling
 from gatewise.runtime.layers import WEIGHTS, described
 
@@ -43,10 +45,18 @@ def pack(model: _native.Model, blocks: Sequence[Block], weights: Mapping[str, Fl
     Args:
         model: of these blocks.
         blocks: the architecture.
-        weights: by the names of the model file, of the shapes that the blocks say.
+        weights: by the names of the model file, float32.
         to: [``model.packed_size``].
+
+    Raises:
+        InputError: a weight has another shape or dtype than the blocks say.
     """
-    arrays = [None if name is None else np.ascontiguousarray(weights[name]) for name in _names(blocks)]
+    arrays: list[Floats | None] = []
+    for name, shape in _weights(tuple(blocks)):
+        array = None if name is None else np.require(weights[name], requirements=["C", "A"])
+        if array is not None and (array.shape != shape or array.dtype != np.float32):
+            raise InputError(f"weight {name} must be float32 {list(shape)}, got {array.dtype} {list(array.shape)}.")
+        arrays.append(array)
     model.pack([0 if array is None else array.ctypes.data for array in arrays], to.ctypes.data)
 
 
@@ -131,15 +141,18 @@ def _address(array: NDArray[Any] | None) -> int:
     return 0 if array is None else array.ctypes.data
 
 
-def _names(blocks: Sequence[Block]) -> list[str | None]:
-    """The names of all weights in the core's order; None for a bias that a block has not."""
-    names: list[str | None] = []
+@lru_cache(maxsize=256)
+def _weights(blocks: tuple[Block, ...]) -> tuple[tuple[str | None, tuple[int, ...]], ...]:
+    """Name and shape of every weight in the core's order; None for a bias that a block has not."""
+    weights: list[tuple[str | None, tuple[int, ...]]] = []
     for index, block in enumerate(blocks):
-        own = _lstm_names(block) if isinstance(block, Lstm) else list(block.shapes())
-        names += [f"{index}.{name}" for name in own]
+        shapes = block.shapes()
+        weights += [
+            (f"{index}.{name}", shapes[name]) for name in (_lstm_names(block) if isinstance(block, Lstm) else shapes)
+        ]
         if isinstance(block, Linear) and not block.bias:
-            names.append(None)
-    return names
+            weights.append((None, ()))
+    return tuple(weights)
 
 
 def _lstm_names(block: Lstm) -> list[str]:

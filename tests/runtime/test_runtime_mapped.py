@@ -12,7 +12,9 @@ from runtime_problem import IDENTITY, build, draw, same_bits
 from architectures import with_weights
 from gatewise import _native, runtime
 from gatewise.errors import InputError
-from gatewise.format import Block, Conv1d, Linear, Lstm, save_model
+from gatewise.format import Block, Conv1d, LayerNorm, Linear, Lstm, ModelFile, save_model
+from gatewise.runtime import Model
+from gatewise.runtime.mapped import _LAYOUT
 
 BLOCKS: tuple[Block, ...] = (Lstm(3, 19, 2), Conv1d(19, 5, 3), Linear(5, 2))
 
@@ -64,6 +66,27 @@ def test_the_file_holds_nothing_but_the_weights(tmp_path: Path) -> None:
         build(*BLOCKS, shared=tmp_path / name)
         contents.append(_only(tmp_path / name).read_bytes())
     assert contents[0] == contents[1]
+
+
+PACKED = {"avx2": "a2d6e4bb00bd18e5", "wide": "3bb7b8fee593b607", "baseline": "0502b331c7c3d11c"}
+
+
+@pytest.mark.parametrize("isa", _native.available_isas())
+def test_a_file_says_how_it_is_packed(isa: str, tmp_path: Path) -> None:
+    """Where these digests change, files on disk are read wrongly unless ``_LAYOUT`` is raised with them."""
+    blocks = (Conv1d(3, 5, 2), Lstm(5, 19, 2, proj_size=3, learned_state=True), LayerNorm(3), Linear(3, 2))
+    shapes = ModelFile("t", blocks, {}).shapes()
+    weights = {name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for name, shape in shapes.items()}
+    former = _native.isa()
+    _native.use_isa(isa)
+    try:
+        Model(ModelFile("t", blocks, weights), IDENTITY, shared=tmp_path)
+    finally:
+        _native.use_isa(former)
+    path = _only(tmp_path)
+    assert path.name == f"{IDENTITY}-{isa}-{_LAYOUT}.packed"
+    if isa in PACKED:
+        assert (_LAYOUT, path.read_bytes()[-32:].hex()[:16]) == (1, PACKED[isa])
 
 
 HOLD = """

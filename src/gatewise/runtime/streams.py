@@ -167,6 +167,6 @@ class Pool:
         return out
 
     def _slot(self, slot: object) -> int:
-        if isinstance(slot, bool) or not isinstance(slot, int | np.integer) or not 0 <= slot < self.capacity:
+        if isinstance(slot, bool) or not isinstance(slot, (int, np.integer)) or not 0 <= slot < self.capacity:
             raise InputError(f"slot must be a whole number from 0 to {self.capacity - 1}, not {slot!r}.")
         return int(cast("int", slot))

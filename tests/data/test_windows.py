@@ -13,7 +13,8 @@ from polars.testing import assert_frame_equal, assert_series_equal
 from tables import LONG, NAN, check_whole, long
 
 from gatewise.data import Columns, Panel, build_panel
-from gatewise.data.windows import OriginRanges, Origins, extend, forward_filled
+from gatewise.data.windows import OriginRanges, extend
+from gatewise.runtime.windows import Origins, forward_filled
 
 
 @st.composite

@@ -10,9 +10,10 @@ import torch
 from gatewise.data import Columns, Frequency, Panel, build_panel
 from gatewise.data.windows import extend
 from gatewise.models import Network
-from gatewise.tasks.forecast.encoding import Encoding
-from gatewise.tasks.forecast.inputs import Shape, channels
-from gatewise.tasks.forecast.model import ForecastModel, architecture, moments
+from gatewise.runtime.forecast import architecture
+from gatewise.runtime.windows import Shape, channels
+from gatewise.tasks.forecast.encoding import fit_encoding
+from gatewise.tasks.forecast.model import ForecastModel, moments
 
 NAN = float("nan")
 RICH = Columns("y", "unique_id", "ds", past=("wind", "load"), future=("rain",), static=("size", "kind"))
@@ -74,13 +75,14 @@ def rich_panel(lengths: tuple[int, ...], ahead: int, seed: int = 0, gaps: bool =
 
 def rich_model(shape: Shape, panel: Panel, seed: int = 0, **changes: Any) -> ForecastModel:
     """A forecaster with random weights for the panels above."""
-    encoding = Encoding.fit(panel, panel.ends)
+    encoding = fit_encoding(panel, panel.ends)
     levels = (0.1, 0.5, 0.9)
     torch.manual_seed(seed)
     blocks = architecture(len(channels(shape, encoding)), 6, 2, shape, len(levels))
     ends = moments(panel.time)[panel.ends - 1].tolist()
     fields: dict[str, Any] = {
-        "network": Network(blocks).eval(),
+        "blocks": blocks,
+        "weights": Network(blocks).weights(),
         "shape": shape,
         "season": max(1, shape.lags[0] if shape.lags else 1),
         "levels": levels,

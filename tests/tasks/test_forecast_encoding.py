@@ -11,13 +11,14 @@ from forecast_panels import NAN, bare_panel, rich_panel
 
 from gatewise.data import Columns, Panel, build_panel
 from gatewise.errors import InputError
-from gatewise.tasks.forecast.encoding import MAX_CATEGORIES, Category, Encoding, Numeric
+from gatewise.runtime.encoding import Category, Encoding, Numeric
+from gatewise.tasks.forecast.encoding import MAX_CATEGORIES, constant, fit_encoding, known, unknown
 
 
 def test_statistics_are_those_of_the_training_rows() -> None:
     panel = rich_panel((20, 9, 14), ahead=3)
     train_ends = panel.offsets[:-1] + np.array([15, 9, 4])
-    encoding = Encoding.fit(panel, train_ends)
+    encoding = fit_encoding(panel, train_ends)
     rows = np.concatenate([np.arange(a, b) for a, b in zip(panel.offsets, train_ends, strict=False)])
     values = {"wind": panel.past[rows, 0], "load": panel.past[rows, 1], "rain": panel.future[rows, 0]}
     assert [c.name for c in (*encoding.past, *encoding.future)] == list(values)
@@ -27,44 +28,44 @@ def test_statistics_are_those_of_the_training_rows() -> None:
     past, future = panel.past.copy(), panel.future.copy()
     later = np.setdiff1d(np.arange(len(panel.y)), rows)
     past[later], future[later] = 1e9, -1e9
-    assert Encoding.fit(replace(panel, past=past, future=future), train_ends) == encoding
+    assert fit_encoding(replace(panel, past=past, future=future), train_ends) == encoding
     past[rows[0]] += 1
-    assert Encoding.fit(replace(panel, past=past), train_ends) != encoding
+    assert fit_encoding(replace(panel, past=past), train_ends) != encoding
 
 
 def test_encoded_training_rows_have_mean_0_and_deviation_1() -> None:
     panel = rich_panel((50, 30), ahead=0)
-    encoding = Encoding.fit(panel, panel.ends)
-    for values in (encoding.unknown(panel), encoding.known(panel)[:, :1]):
+    encoding = fit_encoding(panel, panel.ends)
+    for values in (unknown(encoding, panel), known(encoding, panel)[:, :1]):
         assert values.dtype == np.float32
         np.testing.assert_allclose(values.mean(0), 0, atol=1e-6)
         np.testing.assert_allclose(values.std(0), 1, rtol=1e-5)
-    np.testing.assert_allclose(encoding.unknown(panel)[3, 1], (panel.past[3, 1] - 1000) / 50, atol=0.5)
+    np.testing.assert_allclose(unknown(encoding, panel)[3, 1], (panel.past[3, 1] - 1000) / 50, atol=0.5)
 
 
 def test_shapes_and_channels_of_every_kind() -> None:
     panel = rich_panel((20, 9, 14), ahead=3)
-    encoding = Encoding.fit(panel, panel.ends)
-    assert encoding.unknown(panel).shape == (52, 2)
-    assert encoding.known(panel).shape == (52, 5)
-    assert encoding.constant(panel).shape == (3, 3)
+    encoding = fit_encoding(panel, panel.ends)
+    assert unknown(encoding, panel).shape == (52, 2)
+    assert known(encoding, panel).shape == (52, 5)
+    assert constant(encoding, panel).shape == (3, 3)
     assert encoding.channels() == (
         "wind", "load", "rain", "hour_of_day_sin", "hour_of_day_cos", "day_of_week_sin", "day_of_week_cos",
         "size=value", "kind=north", "kind=south",
     )  # fmt: skip
-    np.testing.assert_array_equal(encoding.constant(panel)[:, 1:], [[0, 1], [1, 0], [0, 1]])
+    np.testing.assert_array_equal(constant(encoding, panel)[:, 1:], [[0, 1], [1, 0], [0, 1]])
     np.testing.assert_allclose(
-        encoding.constant(panel)[:, 0], (np.array([0, 1, 4]) - 5 / 3) / np.std([0, 1, 4]), rtol=1e-6
+        constant(encoding, panel)[:, 0], (np.array([0, 1, 4]) - 5 / 3) / np.std([0, 1, 4]), rtol=1e-6
     )
 
 
 def test_nothing_is_a_panel_without_covariates() -> None:
     panel = bare_panel([[1.0, 2.0], [3.0]])
-    encoding = Encoding.fit(panel, panel.ends)
+    encoding = fit_encoding(panel, panel.ends)
     assert encoding == Encoding((), (), (), ())
     assert encoding.channels() == ()
-    assert encoding.unknown(panel).shape == encoding.known(panel).shape == (3, 0)
-    assert encoding.constant(panel).shape == (2, 0)
+    assert unknown(encoding, panel).shape == known(encoding, panel).shape == (3, 0)
+    assert constant(encoding, panel).shape == (2, 0)
 
 
 def _static(values: list, dtype: pl.DataType | None = None) -> Panel:
@@ -74,7 +75,7 @@ def _static(values: list, dtype: pl.DataType | None = None) -> Panel:
 
 
 def _fit(panel: Panel) -> Encoding:
-    return Encoding.fit(panel, panel.ends)
+    return fit_encoding(panel, panel.ends)
 
 
 @pytest.mark.parametrize("dtype", [None, pl.Categorical()])
@@ -82,7 +83,7 @@ def test_a_category_unseen_in_training_is_all_zero(dtype: pl.DataType | None) ->
     encoding = _fit(_static(["b", "a", "b"], dtype))
     assert encoding.static == (Category("k", ("a", "b")),)
     np.testing.assert_array_equal(
-        encoding.constant(_static(["c", "b", "", "a"], dtype)), [[0, 0], [0, 1], [0, 0], [1, 0]]
+        constant(encoding, _static(["c", "b", "", "a"], dtype)), [[0, 0], [0, 1], [0, 0], [1, 0]]
     )
 
 
@@ -90,12 +91,12 @@ def test_truth_values_and_dates_as_statics() -> None:
     assert _fit(_static([True, False])).static == (Numeric("k", 0.5, 0.5),)
     encoding = _fit(_static([date(2020, 1, 2), date(2020, 1, 1)]))
     assert encoding.static == (Category("k", ("2020-01-01", "2020-01-02")),)
-    np.testing.assert_array_equal(encoding.constant(_static([date(2020, 1, 1)])), [[1, 0]])
+    np.testing.assert_array_equal(constant(encoding, _static([date(2020, 1, 1)])), [[1, 0]])
 
 
 def test_a_number_that_became_a_name_is_refused() -> None:
     with pytest.raises(InputError, match="static covariate 'k' must be a number, as in training, not String"):
-        _fit(_static([1, 2])).constant(_static(["a", "b"]))
+        constant(_fit(_static([1, 2])), _static(["a", "b"]))
 
 
 def test_too_many_categories_are_refused() -> None:
@@ -109,8 +110,8 @@ def test_too_many_categories_are_refused() -> None:
 @pytest.mark.parametrize("count", [1, 3, 10, 49])
 def test_a_constant_covariate_is_zero_and_stays_tame(value: float, count: int) -> None:
     encoding = _fit(_static([value] * count))
-    np.testing.assert_allclose(encoding.constant(_static([value] * count)), 0, atol=1e-6)
-    assert abs(encoding.constant(_static([value + 1]))).item() == pytest.approx(1, rel=1e-5)
+    np.testing.assert_allclose(constant(encoding, _static([value] * count)), 0, atol=1e-6)
+    assert abs(constant(encoding, _static([value + 1]))).item() == pytest.approx(1, rel=1e-5)
 
 
 def test_a_constant_past_covariate_is_zero() -> None:
@@ -118,7 +119,7 @@ def test_a_constant_past_covariate_is_zero() -> None:
     panel = build_panel(df, Columns(past=("p",)))
     encoding = _fit(panel)
     assert encoding.past[0].std == 1.0
-    np.testing.assert_allclose(encoding.unknown(panel), 0, atol=1e-6)
+    np.testing.assert_allclose(unknown(encoding, panel), 0, atol=1e-6)
 
 
 def test_unknown_values_are_left_out_of_the_statistics() -> None:
@@ -164,7 +165,7 @@ def test_a_short_table_uses_the_calendar_of_its_model() -> None:
     long = [date(2018, 1, 1) + timedelta(k) for k in range(800)]
     encoding = _fit(build_panel(pl.DataFrame({"t": long, "y": [1.0] * 800}), Columns(time="t")))
     short = build_panel(pl.DataFrame({"t": long[:3], "y": [1.0] * 3}), Columns(time="t"))
-    values = encoding.known(short)
+    values = known(encoding, short)
     assert values.shape == (3, 6)
     angle = 2 * np.pi * np.arange(3)
     expected = {"day_of_week": angle / 7, "day_of_month": angle / 31, "day_of_year": angle / 366}
@@ -179,5 +180,5 @@ def test_an_encoding_comes_back_from_plain_data() -> None:
     back = Encoding.from_dict(json.loads(json.dumps(encoding.as_dict())))
     assert back == encoding
     assert [type(c) for c in back.static] == [Numeric, Category]
-    for name in ("known", "unknown", "constant"):
-        assert getattr(back, name)(panel).tobytes() == getattr(encoding, name)(panel).tobytes()
+    for encode in (known, unknown, constant):
+        assert encode(back, panel).tobytes() == encode(encoding, panel).tobytes()

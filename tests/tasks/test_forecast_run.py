@@ -71,7 +71,7 @@ def test_training_lowers_the_loss(learned: Forecaster) -> None:
 def test_a_frozen_lstm_keeps_its_random_weights_while_the_rest_learns(few_steps: None) -> None:
     def split(model: Forecaster) -> tuple[list[np.ndarray], list[np.ndarray]]:
         assert model.model_ is not None
-        weights = model.model_.network.weights()
+        weights = model.model_.weights
         return [v for k, v in weights.items() if k.startswith("0.")], [v for k, v in weights.items() if k[0] != "0"]
 
     frozen = [split(quick(freeze_lstm=True, epochs=epochs).fit(season_and_trend())) for epochs in (1, 2)]
@@ -172,8 +172,8 @@ def test_the_held_out_rows_do_not_reach_the_model(few_steps: None) -> None:
     one, two = quick().fit(df), quick().fit(other)
     assert one.model_ is not None
     assert two.model_ is not None
-    for name, value in one.model_.network.weights().items():
-        assert np.array_equal(value, two.model_.network.weights()[name]), name
+    for name, value in one.model_.weights.items():
+        assert np.array_equal(value, two.model_.weights[name]), name
     assert one.evaluate(df)["overall"] != two.evaluate(other)["overall"]
     # And the same rows do reach it when nothing is held out.
     free = [quick(holdout=0).fit(frame).predict() for frame in (df, other)]

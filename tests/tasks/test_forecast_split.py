@@ -8,8 +8,8 @@ from forecast_panels import bare_panel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatewise.data.windows import Origins
 from gatewise.errors import InputError
+from gatewise.runtime.windows import Origins
 from gatewise.tasks.forecast.split import MOST_VALIDATION_WINDOWS, Split
 
 

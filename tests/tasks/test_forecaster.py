@@ -48,7 +48,7 @@ def small(**params: Any) -> Forecaster:
 
 def weights(model: Forecaster) -> dict[str, np.ndarray]:
     assert model.model_ is not None
-    return model.model_.network.weights()
+    return dict(model.model_.weights)
 
 
 @pytest.fixture(scope="module")

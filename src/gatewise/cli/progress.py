@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from gatewise.tasks.forecast.fitting import Summary
-from gatewise.train import Epoch, Plan
+if TYPE_CHECKING:
+    from gatewise.tasks.forecast.fitting import Summary
+    from gatewise.train import Epoch, Plan
 
 STEPS_SHOWN = 12
 _FORMATS = {"sMAPE": "{:.2f}", "MASE": "{:.3f}", "mean weighted quantile loss": "{:.4f}"}
@@ -30,7 +31,7 @@ class Progress:
             console=self._console,
             transient=True,
         )
-        self._plan = Plan(1, 1)
+        self._steps = 0
         self._task = self._bar.add_task("fit", visible=False, total=None, epoch=1, loss=float("nan"))
 
     def __enter__(self) -> Self:
@@ -41,21 +42,21 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def begin(self, summary: Summary, plan: Plan) -> None:
+    def begin(self, summary: "Summary", plan: "Plan") -> None:
         """Print the summary and start the bar."""
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for label, value in summary:
             table.add_row(label, value)
         self._console.print(table)
-        self._plan = plan
+        self._steps = plan.steps
         self._bar.update(self._task, total=plan.epochs * plan.steps, visible=True)
         self._bar.start()
 
     def step(self, epoch: int, step: int, loss: float) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=(epoch - 1) * self._plan.steps + step, epoch=epoch, loss=loss)
+        self._bar.update(self._task, completed=(epoch - 1) * self._steps + step, epoch=epoch, loss=loss)
 
-    def epoch(self, epoch: Epoch, is_best: bool) -> None:
+    def epoch(self, epoch: "Epoch", is_best: bool) -> None:
         """Print the epoch."""
         validation = "" if epoch.val_loss is None else f"  validation {epoch.val_loss:.4f}"
         best = "  best" if is_best else ""

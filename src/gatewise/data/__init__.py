@@ -3,7 +3,7 @@
 This layer knows Polars and NumPy and no model. Everything that a user can mend raises `gatewise.errors.InputError`.
 """
 
-from gatewise.data.calendar import calendar_features
+from gatewise.data.calendar import calendar_features, calendar_names, clock
 from gatewise.data.frequency import Frequency, infer_frequency
 from gatewise.data.panel import Columns, Panel, build_panel, with_future
 from gatewise.data.read import csv_text, read_table, to_polars, write_table
@@ -14,6 +14,8 @@ __all__ = [
     "Panel",
     "build_panel",
     "calendar_features",
+    "calendar_names",
+    "clock",
     "csv_text",
     "infer_frequency",
     "read_table",

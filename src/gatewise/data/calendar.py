@@ -1,19 +1,11 @@
-"""Features that say where in the day, week and year a stamp lies, as pairs of sine and cosine."""
-
-from collections.abc import Callable
+"""Which calendar features mean something at a frequency, and the stamps of a table as its clock shows them."""
 
 import numpy as np
 import polars as pl
 
 from gatewise.data.frequency import Frequency
+from gatewise.runtime import calendar
 
-_CYCLES: dict[str, Callable[[pl.Series], pl.Series]] = {
-    "hour_of_day": lambda t: (t.dt.hour().cast(pl.Float64) + t.dt.minute() / 60 + t.dt.second() / 3600) / 24,
-    "day_of_week": lambda t: (t.dt.weekday() - 1) / 7,
-    "day_of_month": lambda t: (t.dt.day() - 1) / 31,
-    "day_of_year": lambda t: (t.dt.ordinal_day() - 1) / 366,
-    "month_of_year": lambda t: (t.dt.month() - 1) / 12,
-}
 _DAY = 86_400
 
 
@@ -35,14 +27,20 @@ def calendar_features(times: pl.Series, frequency: Frequency) -> tuple[np.ndarra
         >>> calendar_features(pl.Series([date(2020, 4, 1)]), Frequency("1mo"))
         (array([[1., 0.]], dtype=float32), ('month_of_year_sin', 'month_of_year_cos'))
     """
-    cycles = _cycles(frequency)
-    features = np.empty((len(times), 2 * len(cycles)), np.float32)
-    for column, cycle in enumerate(cycles):
-        angle = 2 * np.pi * _CYCLES[cycle](times).to_numpy()
-        features[:, 2 * column] = np.sin(angle)
-        features[:, 2 * column + 1] = np.cos(angle)
-    # float32 has no exact zero at a half turn; rounding makes quarter turns exact.
-    return np.round(features, 7, out=features), tuple(f"{cycle}_{part}" for cycle in cycles for part in ("sin", "cos"))
+    names = calendar_names(frequency)
+    if not names:
+        return np.empty((len(times), 0), np.float32), ()
+    return calendar.calendar_features(clock(times), names), names
+
+
+def calendar_names(frequency: Frequency) -> tuple[str, ...]:
+    """The names of the calendar features that mean something at a frequency."""
+    return tuple(f"{cycle}_{part}" for cycle in _cycles(frequency) for part in ("sin", "cos"))
+
+
+def clock(times: pl.Series) -> np.ndarray:
+    """datetime64 [n] of dates or datetimes, as the clock of their time zone shows them."""
+    return (times if times.dtype == pl.Date else times.dt.replace_time_zone(None)).to_numpy()
 
 
 def _cycles(frequency: Frequency) -> tuple[str, ...]:

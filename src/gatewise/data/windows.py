@@ -9,21 +9,7 @@ import numpy as np
 import polars as pl
 
 from gatewise.data.panel import Panel
-
-
-@dataclass(frozen=True)
-class Origins:
-    """Windows: their series int64 [n] and the rows of their first forecast step int64 [n]."""
-
-    series: np.ndarray
-    row: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.series)
-
-    def take(self, index: np.ndarray | slice) -> "Origins":
-        """Some of the windows."""
-        return Origins(self.series[index], self.row[index])
+from gatewise.runtime.windows import Origins
 
 
 @dataclass(frozen=True)
@@ -93,11 +79,3 @@ def extend(panel: Panel, steps: int) -> Panel:
         future=spread(panel.future, np.nan),
         missing=spread(panel.missing, False),
     )
-
-
-def forward_filled(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Each NaN replaced by the last value before it in its series; NaN only before a series' first value."""
-    rows = np.arange(len(values))
-    before = np.maximum.accumulate(np.where(np.isnan(values), -1, rows)) if len(values) else rows
-    start = np.repeat(offsets[:-1], np.diff(offsets))
-    return np.where(before >= start, values[before], np.nan)

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 import narwhals as nw
 import polars as pl
@@ -11,9 +11,11 @@ import polars as pl
 from gatewise.data import to_polars, with_future
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.evaluate import evaluate
-from gatewise.tasks.forecast.fitting import Fitted, Silent, Watcher, fit_model
 from gatewise.tasks.forecast.model import ForecastModel
 from gatewise.tasks.forecast.settings import Settings
+
+if TYPE_CHECKING:
+    from gatewise.tasks.forecast.fitting import Fitted, Watcher
 
 
 @final
@@ -46,7 +48,7 @@ class Forecaster(Settings):
         self.fitted_: Fitted | None = None
         self._backend: Any = None
 
-    def fit(self, frame: object, y: None = None, *, watch: Watcher | None = None) -> Self:
+    def fit(self, frame: object, y: None = None, *, watch: "Watcher | None" = None) -> Self:
         """Train on a long table.
 
         Args:
@@ -58,6 +60,9 @@ class Forecaster(Settings):
         """
         if y is not None:
             raise InputError("y must be None: the target is a column of the frame, named by target.")
+        # Here, because torch is for training only.
+        from gatewise.tasks.forecast.fitting import Silent, fit_model
+
         self.model_, self.fitted_ = fit_model(self, to_polars(frame), watch or Silent())
         self._backend = _backend_of(frame)
         if self.fitted_.history.interrupted:

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 
 from gatewise.data import Panel
-from gatewise.data.windows import OriginRanges, Origins
+from gatewise.data.windows import OriginRanges
 from gatewise.errors import InputError
-from gatewise.tasks.forecast.inputs import Inputs
+from gatewise.runtime.windows import Origins, Windows
 from gatewise.tasks.forecast.metrics import score, seasonal_scale, series_mase
 from gatewise.tasks.forecast.model import ForecastModel, moments, moments_of, names_of
 
@@ -107,7 +107,7 @@ def _without_future(df: pl.DataFrame, model: ForecastModel) -> pl.DataFrame:
 
 
 def scored(
-    model: ForecastModel, panel: Panel, inputs: Inputs, origins: Origins, what: str
+    model: ForecastModel, panel: Panel, inputs: Windows, origins: Origins, what: str
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Score a model on some windows, and the baselines on the same windows.
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from gatewise.data import Columns, Panel, build_panel
 from gatewise.data.windows import extend
 from gatewise.models import Network
-from gatewise.tasks.forecast.encoding import Encoding
-from gatewise.tasks.forecast.inputs import Batch, Inputs, Shape
-from gatewise.tasks.forecast.model import ForecastModel, architecture, moments_of
+from gatewise.runtime.forecast import architecture
+from gatewise.runtime.windows import Batch, Shape, Windows
+from gatewise.tasks.forecast.encoding import fit_encoding
+from gatewise.tasks.forecast.inputs import windows_of
+from gatewise.tasks.forecast.model import ForecastModel, moments_of
 from gatewise.tasks.forecast.resolve import (
     choose_lags,
     drop_short,
@@ -97,8 +99,8 @@ def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[For
     window, season = settings.window or 1, settings.season or 1
     split = Split.of(panel, window, settings.horizon, settings.holdout or 0)
     shape = Shape(window, settings.horizon, choose_lags(panel, split.train_ends, season, window))
-    encoding = Encoding.fit(panel, split.train_ends)
-    inputs = Inputs(panel, encoding, shape)
+    encoding = fit_encoding(panel, split.train_ends)
+    inputs = windows_of(panel, encoding, shape)
     with _own_randomness(settings.seed), _threads(settings.threads):
         blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(settings.quantiles))
         network = Network(blocks, settings.dropout)
@@ -114,7 +116,8 @@ def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[For
         started = time.perf_counter()
         history = _train(network, inputs, split, plan, settings=settings, watch=watch)
     model = ForecastModel(
-        network=network,
+        blocks=network.blocks,
+        weights=network.weights(),
         shape=shape,
         season=season,
         levels=settings.quantiles,
@@ -157,13 +160,14 @@ def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
 
 
 def _train(
-    network: Network, inputs: Inputs, split: Split, plan: Plan, *, settings: Settings, watch: Watcher
+    network: Network, inputs: Windows, split: Split, plan: Plan, *, settings: Settings, watch: Watcher
 ) -> History:
     levels = torch.tensor(settings.quantiles)
     ranges, validation = split.training(), split.validation()
 
     def loss(batch: Batch) -> Tensor:
-        return pinball(network(batch.x, batch.candidates), batch.truth, levels)
+        x, candidates, truth = (torch.from_numpy(v) for v in (batch.x, batch.candidates, batch.truth))
+        return pinball(network(x, candidates), truth, levels)
 
     def batches(epoch: int) -> Iterator[Batch]:
         for step in range(plan.steps):

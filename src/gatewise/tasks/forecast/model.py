@@ -1,4 +1,4 @@
-"""A trained forecaster: the network and all that it needs to read a table, as one model file."""
+"""A trained forecaster: the weights and all that is needed to read a table, as one model file. No torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
-import torch
 
 from gatewise.data import Columns, Frequency, Panel, build_panel
-from gatewise.data.windows import Origins, extend
+from gatewise.data.windows import extend
 from gatewise.errors import InputError
-from gatewise.format import Block, Linear, Lstm, ModelFile, QuantileMix, load_model, model_path, save_model
-from gatewise.models import Network, from_file
-from gatewise.tasks.forecast.encoding import Encoding
-from gatewise.tasks.forecast.inputs import Inputs, Shape, channels
+from gatewise.format import Block, ModelFile, load_model, model_path, save_model
+from gatewise.runtime import Model
+from gatewise.runtime.encoding import Encoding
+from gatewise.runtime.forecast import TASK, fits, forecast_windows
+from gatewise.runtime.windows import Origins, Shape, Windows
+from gatewise.tasks.forecast.inputs import windows_of
 from gatewise.tasks.forecast.resolve import drop_short
 from gatewise.tasks.forecast.settings import Settings
 
-TASK = "forecast"
-PREDICT_BATCH = 256
-MAX_LAG = 1_000_000
+_UNSAVED = "0" * 64
+"""In the place of a file's SHA-256, which only states of streams would need."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ForecastModel:
     """What predicts.
 
     Attributes:
-        network: the trained network.
+        blocks: the architecture.
+        weights: by the names of the model file.
         shape: how windows are cut.
         season: steps in a season, 1 for none.
         levels: of the quantiles.
@@ -42,7 +43,8 @@ class ForecastModel:
         training: the training record.
     """
 
-    network: Network
+    blocks: tuple[Block, ...]
+    weights: Mapping[str, np.ndarray]
     shape: Shape
     season: int
     levels: tuple[float, ...]
@@ -69,21 +71,16 @@ class ForecastModel:
         panel, notes = drop_short(panel, self.shape.window, self.short, need, remedy)
         return extend(panel, self.shape.horizon), notes
 
-    def inputs(self, panel: Panel) -> Inputs:
-        """The arrays from which windows are gathered."""
-        return Inputs(panel, self.encoding, self.shape)
+    def inputs(self, panel: Panel) -> Windows:
+        """The windows of a panel."""
+        return windows_of(panel, self.encoding, self.shape)
 
-    def forecast(self, inputs: Inputs, origins: Origins) -> np.ndarray:
+    def forecast(self, inputs: Windows, origins: Origins) -> np.ndarray:
         """float64 [n, h, Q]: the quantiles of n windows in the units of the table, ascending."""
-        parts = [np.empty((0, self.shape.horizon, len(self.levels)))]
-        with torch.no_grad():
-            for start in range(0, len(origins), PREDICT_BATCH):
-                batch = inputs.gather(origins.take(slice(start, start + PREDICT_BATCH)))
-                parts.append(batch.unscale(self.network(batch.x, batch.candidates)))
-        # Quantiles that were learned one by one may cross; sorting never makes them worse (Chernozhukov et al. 2010).
-        return np.sort(np.concatenate(parts), axis=-1)
+        # Made for each call, which is little beside a forecast: what is kept is plain data.
+        return forecast_windows(Model(self.file(), _UNSAVED), inputs, origins)
 
-    def predict(self, panel: Panel, inputs: Inputs | None = None) -> pl.DataFrame:
+    def predict(self, panel: Panel, inputs: Windows | None = None) -> pl.DataFrame:
         """The forecast of every series' future as a table: its id, its time, and a column for each level.
 
         Raises:
@@ -104,8 +101,8 @@ class ForecastModel:
         columns = {f"q{level}": quantiles[..., i].ravel() for i, level in enumerate(self.levels)}
         return pl.DataFrame({ids.name: ids, time.name: time, **columns})
 
-    def save(self, path: str | Path) -> None:
-        """Write the model file."""
+    def file(self) -> ModelFile:
+        """All of it as a model file holds it."""
         settings = {
             "window": self.shape.window,
             "horizon": self.shape.horizon,
@@ -119,7 +116,11 @@ class ForecastModel:
             "short": self.short,
             "cutoffs": dict(self.cutoffs),
         }
-        save_model(ModelFile(TASK, self.network.blocks, self.network.weights(), settings, self.training), path)
+        return ModelFile(TASK, self.blocks, self.weights, settings, self.training)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file."""
+        save_model(self.file(), path)
 
     @classmethod
     def load(cls, path: str | Path) -> "ForecastModel":
@@ -139,15 +140,9 @@ class ForecastModel:
         return model
 
     def _fits(self) -> bool:
-        """Whether the settings are of the sizes that the network was built for."""
-        first = self.network.blocks[0]
-        if not isinstance(first, Lstm):
-            return False
-        inputs = len(channels(self.shape, self.encoding))
-        expected = architecture(inputs, first.hidden_size, first.num_layers, self.shape, len(self.levels))
-        lags = all(type(lag) is int and 1 <= lag <= MAX_LAG for lag in self.shape.lags)
+        """Whether the settings are of the sizes that the blocks were built for."""
         cutoffs = all(type(moment) is int for moment in self.cutoffs.values())
-        return lags and cutoffs and self.network.blocks == expected
+        return cutoffs and fits(self.blocks, self.shape, self.encoding, len(self.levels))
 
     @classmethod
     def _from_settings(cls, settings: dict[str, Any], file: ModelFile) -> "ForecastModel":
@@ -157,7 +152,8 @@ class ForecastModel:
         given = {name: settings[name] for name in ("horizon", "window", "season", "missing", "short")}
         Settings(**given, quantiles=tuple(settings["levels"])).check()
         return cls(
-            network=from_file(file),
+            blocks=file.architecture,
+            weights=file.weights,
             shape=Shape(settings["window"], settings["horizon"], tuple(settings["lags"])),
             season=settings["season"],
             levels=tuple(settings["levels"]),
@@ -169,15 +165,6 @@ class ForecastModel:
             cutoffs=dict(settings["cutoffs"]),
             training=file.training,
         )
-
-
-def architecture(channels: int, hidden: int, layers: int, shape: Shape, levels: int) -> tuple[Block, ...]:
-    """LSTM, a linear layer at every step, and the mixture of candidate forecasts."""
-    return (
-        Lstm(channels, hidden, layers),
-        Linear(hidden, levels + shape.candidates),
-        QuantileMix(shape.candidates, levels),
-    )
 
 
 def ends_of(panel: Panel) -> Origins:

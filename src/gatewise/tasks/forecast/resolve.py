@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 
 from gatewise.data import Columns, Frequency, Panel
-from gatewise.data.windows import forward_filled
 from gatewise.errors import InputError
+from gatewise.runtime.windows import forward_filled
 from gatewise.tasks.forecast.settings import Settings
 
 USUAL_WINDOW = 168

@@ -15,14 +15,15 @@ import tomli_w
 import torch
 
 from gatewise.data import Panel, write_table
-from gatewise.data.windows import OriginRanges, Origins
+from gatewise.data.windows import OriginRanges
 from gatewise.errors import InputError
 from gatewise.format import MODEL_NAME, atomic_file
+from gatewise.models import from_file
 from gatewise.reference import Weights, scan
+from gatewise.runtime.windows import Origins, Windows
 from gatewise.tasks.forecast.evaluate import scored
 from gatewise.tasks.forecast.fitting import Fitted
 from gatewise.tasks.forecast.folder import check_folder
-from gatewise.tasks.forecast.inputs import Inputs
 from gatewise.tasks.forecast.model import ForecastModel, ends_of
 from gatewise.tasks.forecast.report import Fan, GateTrace, ReportData, render_report
 
@@ -89,7 +90,7 @@ def _staged(folder: Path) -> Generator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def scored_windows(fitted: Fitted, inputs: Inputs) -> tuple[Origins, str]:
+def scored_windows(fitted: Fitted, inputs: Windows) -> tuple[Origins, str]:
     """The windows that tell how good a fit is: those after the cut-offs, else those of the validation."""
     split, horizon = fitted.split, fitted.split.horizon
     after = OriginRanges(split.cutoffs, split.ends - 1).onward(horizon)
@@ -103,7 +104,7 @@ def scored_windows(fitted: Fitted, inputs: Inputs) -> tuple[Origins, str]:
     ), "the validation windows, which chose the best epoch (no rows were held out)"
 
 
-def _scorable(origins: Origins, inputs: Inputs) -> Origins:
+def _scorable(origins: Origins, inputs: Windows) -> Origins:
     """The windows of whose horizon all that is needed is known, and some of the truth."""
     return origins.take(inputs.ready(origins) & ~np.isnan(inputs.truth(origins)).all(axis=1))
 
@@ -145,7 +146,7 @@ def _first_of(origins: Origins, series: int) -> Origins:
     return origins.take(index if len(index) else np.array([0]))
 
 
-def _fans(model: ForecastModel, panel: Panel, inputs: Inputs, origins: Origins, per_series: np.ndarray) -> list[Fan]:
+def _fans(model: ForecastModel, panel: Panel, inputs: Windows, origins: Origins, per_series: np.ndarray) -> list[Fan]:
     ranked = _ranked(per_series)
     picks = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
     if len(ranked) < len(picks):
@@ -169,15 +170,15 @@ def _fans(model: ForecastModel, panel: Panel, inputs: Inputs, origins: Origins, 
     return fans
 
 
-def _gates(model: ForecastModel, panel: Panel, inputs: Inputs, window: Origins) -> GateTrace:
+def _gates(model: ForecastModel, panel: Panel, inputs: Windows, window: Origins) -> GateTrace:
     """What the first layer does while it reads one window and its horizon."""
     batch = inputs.gather(window)
-    lstm = model.network.lstm()
+    lstm = from_file(model.file()).lstm()
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     zeros = torch.zeros(1, lstm.hidden_size)
     with torch.no_grad():
         weights = Weights(*(lstm.get_parameter(name) for name in names))
-        *_, trace = scan(batch.x.transpose(0, 1), (zeros, zeros), weights, trace=True)
+        *_, trace = scan(torch.from_numpy(batch.x).transpose(0, 1), (zeros, zeros), weights, trace=True)
     row = int(window.row[0])
     first = max(row - model.shape.window, int(panel.offsets[window.series[0]]))
     rows = slice(first, row + model.shape.horizon)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gatewise.data import Panel
-from gatewise.data.windows import OriginRanges, Origins
+from gatewise.data.windows import OriginRanges
 from gatewise.errors import InputError
+from gatewise.runtime.windows import Origins
 
 LONGEST_VALIDATION = 0.1
 MOST_VALIDATION_WINDOWS = 2048

@@ -1,0 +1,51 @@
+"""What is shipped needs no torch: forecasts, scores and streams in processes where it cannot be imported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_tools import succeeds
+
+from architectures import with_weights
+from gatewise.format import Linear, Lstm, save_model
+
+BLOCKED = """
+import sys
+
+class Missing:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"{{name}} is not there", name=name)
+
+sys.meta_path.insert(0, Missing())
+from gatewise.cli import main
+sys.exit(main())
+"""
+
+
+def without(names: list[str], folder: Path, *words: str, lines: str = "") -> str:
+    """The output of a command in a process that cannot import some packages."""
+    code = BLOCKED.format(names=names)
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=folder, input=lines, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", ["trained", "shops"])
+def test_predict(name: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(name)
+    table = next(folder.glob("*.csv")).name
+    forecast = without(["torch"], folder, "predict", "run", table)
+    assert forecast == (folder / "run" / "forecast.csv").read_text()
+
+
+def test_evaluate(trained: Path) -> None:
+    words = ("evaluate", "run", "table.csv", "--json", "-")
+    here = succeeds(words[0], trained / "run", trained / "table.csv", *words[3:]).raw_out
+    assert json.loads(without(["torch"], trained, *words)) == json.loads(here)

@@ -10,7 +10,9 @@ import pytest
 from cli_tools import succeeds
 
 from architectures import with_weights
+from gatewise import runtime
 from gatewise.format import Linear, Lstm, save_model
+from gatewise.runtime.saved import read_states
 
 BLOCKED = """
 import sys
@@ -49,3 +51,13 @@ def test_evaluate(trained: Path) -> None:
     words = ("evaluate", "run", "table.csv", "--json", "-")
     here = succeeds(words[0], trained / "run", trained / "table.csv", *words[3:]).raw_out
     assert json.loads(without(["torch"], trained, *words)) == json.loads(here)
+
+
+def test_stream(tmp_path: Path) -> None:
+    save_model(with_weights((Lstm(2, 4), Linear(4, 1))), tmp_path / "model.safetensors")
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    lines = "".join(f'{{"x": {row}, "id": "a"}}\n' for row in x.tolist())
+    out = without(["torch", "polars"], tmp_path, "stream", "model.safetensors", "--state", "states", lines=lines)
+    y = np.array([json.loads(line)["y"] for line in out.splitlines()]).astype(np.float32)
+    np.testing.assert_array_equal(y, runtime.load(tmp_path).run(x))
+    assert set(read_states(tmp_path / "states")) == {"a"}

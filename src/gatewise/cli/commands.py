@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -273,7 +274,39 @@ class Show:
         return 0
 
 
-Command = Fit | Predict | Evaluate | Export | Cells | Show
+@dataclass
+class Stream:
+    """Step a model line by line: JSON in on standard input, JSON out on standard output, at once.
+
+    A line is an array of numbers, or an object {"x": [...], "id": "name", "reset": true}: every id is a stream of its
+    own, which reset begins anew before the step and {"id": "name", "close": true} ends. The answer is {"y": [...]}
+    with the id, or {"error": "...", "line": 7} for a line that is refused, which changes no stream; the exit status is
+    then 1 at the end.
+
+    Examples:
+        gatewise stream model.safetensors < steps.jsonl
+
+        gatewise stream model.safetensors --state states.bin < steps.jsonl
+    """
+
+    model: Word
+    """a run folder or model file"""
+    max_streams: int = 10_000
+    """the most streams that are open at once"""
+    state: str | None = None
+    """a file of the streams' states, which go on from there if it exists; it is written anew at the end, also when
+    stopped by Ctrl-C or SIGTERM"""
+
+    def run(self, words: Sequence[str]) -> int:
+        """Answer the lines."""
+        from gatewise import runtime
+        from gatewise.runtime.lines import stream_lines
+
+        model, write = runtime.load(self.model), partial(print, flush=True)
+        return stream_lines(model, sys.stdin.buffer, write, max_streams=self.max_streams, state=self.state)
+
+
+Command = Fit | Predict | Evaluate | Export | Cells | Show | Stream
 COMMANDS: dict[str, type[Command]] = {
     "fit": Fit,
     "predict": Predict,
@@ -281,6 +314,7 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "cells": Cells,
     "show": Show,
+    "stream": Stream,
 }
 _MARKERS = (tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
 

@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 
-.PHONY: demo test lint types imports unit format bench-quick bench bench-full clean
+.PHONY: demo test lint types imports unit format fuzz bench-quick bench bench-full bench-runtime clean
 
 demo: $(VENV)/installed
 	$(PY) examples/co2/demo.py
@@ -42,6 +42,18 @@ bench: $(VENV)/installed
 
 bench-full: $(VENV)/installed
 	$(PY) -m bench --suite full --json build/bench-full.json
+
+# One stream, pools and the start of a process beside their peers: half a minute.
+bench-runtime: $(VENV)/installed
+	mkdir -p build
+	$(PY) -m bench.runtime --json build/bench-runtime.json
+
+# The readers of model files and of states, each for so many seconds. What reached new code stays in build/fuzz.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/installed
+	$(PIP) atheris==3.0.0
+	$(PY) tests/format/fuzz_readers.py model $(FUZZ_SECONDS) build/fuzz
+	$(PY) tests/format/fuzz_readers.py state $(FUZZ_SECONDS) build/fuzz
 
 clean:
 	rm -rf $(VENV) build dist

@@ -7,11 +7,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from time import perf_counter, process_time, sleep
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
-from bench.engines import Engine
 from bench.problem import Results
 
 _MOST = 2000  # calls in a turn
@@ -35,7 +34,15 @@ class Turn(NamedTuple):
     cores: float
 
 
-def take_turn(engine: Engine, calls: int, *, warm: bool) -> Turn:
+class Timed(Protocol):
+    """What can be measured: ``step`` computes once and returns the seconds that it took."""
+
+    @property
+    def threads(self) -> int: ...
+    def step(self) -> float: ...
+
+
+def take_turn(engine: Timed, calls: int, *, warm: bool) -> Turn:
     """Let an engine compute a number of times."""
     torch.set_num_threads(engine.threads)
     sleep(_PAUSE)
@@ -50,7 +57,7 @@ def take_turn(engine: Engine, calls: int, *, warm: bool) -> Turn:
     return Turn(seconds / calls, around / calls, faults / calls, cores / around)
 
 
-def take_turns(engines: Mapping[str, Engine], rounds: int, seconds: float) -> dict[str, list[Turn]]:
+def take_turns(engines: Mapping[str, Timed], rounds: int, seconds: float) -> dict[str, list[Turn]]:
     """Let engines take turns: in each round every one, in reversed order every second time.
 
     Args:

@@ -248,6 +248,31 @@ def test_too_much_is_a_memory_error() -> None:
         model.run(np.broadcast_to(np.float32(0), (1 << 20, 1 << 20, 1)))
 
 
+EXHAUST = """
+import resource, sys
+import numpy as np
+from gatewise import runtime
+model = runtime.load(sys.argv[1], threads=1)
+pool, x = model.streams(2), np.ones((1 << 13, 1, 1))
+slot = pool.open()
+before, few = pool.snapshot(slot), model.run(x[:2])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20), resource.RLIM_INFINITY))
+for call in (lambda: model.run(x), lambda: model.streams(1 << 28)):
+    try:
+        call()
+    except MemoryError:
+        print("MemoryError", (model.run(x[:2]) == few).all(), pool.snapshot(slot) == before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_too_little_memory_between_blocks_is_an_error_too(tmp_path: Path) -> None:
+    """What passes from the first block to the second takes 128 MiB."""
+    save_model(with_weights((Linear(1, 4096), Linear(4096, 1), Lstm(1, 2))), tmp_path / "m")
+    assert _python(EXHAUST, tmp_path / "m").splitlines() == ["MemoryError True True"] * 2
+
+
 ISA = """
 import sys
 import numpy as np

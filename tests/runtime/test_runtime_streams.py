@@ -285,6 +285,33 @@ def test_many_opens_and_closes_keep_memory_flat() -> None:
     assert len(pool) == 0
 
 
+def test_threads_share_a_stream_whose_steps_are_long() -> None:
+    """Long steps let other threads run meanwhile, which then wait for the stream."""
+    blocks = (Linear(3, 1024), Linear(1024, 1024), Lstm(1024, 4))
+    model, x = build(*blocks), draw(blocks, 1)
+    stream, alike = model.stream(), model.stream()
+    turns = 30
+    states = [alike.state]
+    for _ in range(4 * turns):
+        alike.step(x[0])
+        states.append(alike.state)
+    seen: list[set[bytes]] = [set() for _ in range(4)]
+
+    def work(number: int) -> None:
+        for _ in range(turns):
+            stream.step(x[0])
+            seen[number].add(stream.state)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert stream.state == states[-1]
+    # Nobody saw half a step.
+    assert set().union(*seen) <= set(states)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_all_streams_use_one_copy_of_the_weights() -> None:
     model = build(Linear(512, 2048))

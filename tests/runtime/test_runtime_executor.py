@@ -174,6 +174,18 @@ def test_a_network_in_inference_takes_only_what_fits() -> None:
         torch.testing.assert_close(network(x, each), network(x, each.expand(2, 4, 2)))
 
 
+def test_a_network_in_inference_takes_any_view() -> None:
+    network = from_file(weighted((Linear(3, 5), QuantileMix(2, 3))))
+    # An imaginary part is a view that says of itself that it is negated.
+    x, given = (torch.randn(2, 4, width, dtype=torch.complex64).conj().imag for width in (3, 2))
+    assert x.is_neg()
+    assert given.is_neg()
+    with torch.no_grad():
+        expected = network(x.clone(), given.clone())
+        assert torch.equal(network(x, given), expected)
+        assert torch.equal(network(x.mT.contiguous().mT, given.clone().requires_grad_()), expected)
+
+
 @pytest.mark.parametrize("token", [-1, 4])
 def test_a_network_in_inference_refuses_a_token_out_of_range(token: int) -> None:
     with torch.no_grad(), pytest.raises(ValueError, match=f"x must be from 0 to 3, got {token}"):

@@ -42,8 +42,9 @@ def infer(modules: Sequence[nn.Module], blocks: Sequence[Block], x: Tensor, cand
         for name, value in module.state_dict().items()
     }
     bind(model, packed(model, blocks, weights))
-    mixed = None if candidates is None else candidates.numpy()
-    return torch.from_numpy(run(model, blocks, x.numpy(), candidates=mixed, threads=torch.get_num_threads()))
+    given = x.resolve_neg().numpy()
+    mixed = None if candidates is None else candidates.resolve_neg().numpy()
+    return torch.from_numpy(run(model, blocks, given, candidates=mixed, threads=torch.get_num_threads()))
 
 
 def _fit(blocks: Sequence[Block], x: Tensor, candidates: Tensor | None) -> bool:

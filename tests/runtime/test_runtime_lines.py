@@ -73,8 +73,9 @@ def test_reset_begins_anew_before_the_step_and_close_ends() -> None:
 
 
 REFUSED = {
-    b"": "the line is not JSON: Expecting value",
-    b"[1, 2, 3": "the line is not JSON",
+    b"": "the line is not JSON: Expecting value (character 1).",
+    b"[1, 2\r\n": "the line is not JSON: Expecting ',' delimiter (character 6).",
+    b"[1, 2, " + b"3" * 5000 + b"]": "the line cannot be read: Exceeds the limit",
     b"\xff": "the line is not UTF-8.",
     b"[" * 100_000: "nested too deep",
     b"[1, 2]": "x must be 3 numbers, got 2.",

@@ -195,13 +195,15 @@ class _StopNow(Exception):  # noqa: N818 - a signal is no error
 def _request(line: bytes) -> Mapping[str, Any]:
     """A line as an object, all but the inputs checked."""
     try:
-        data = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        data = json.loads(line.decode("utf-8").rstrip("\r\n"), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
         raise InputError("the line is not UTF-8.") from None
     except RecursionError:
         raise InputError("the line is nested too deep.") from None
-    except ValueError as error:
-        raise InputError(f"the line is not JSON: {error}.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"the line is not JSON: {error.msg} (character {error.pos + 1}).") from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise InputError(f"the line cannot be read: {error}.") from None
     if not isinstance(data, dict):
         return {"x": data}
     request = cast("dict[str, object]", data)

@@ -86,8 +86,9 @@ float norm_scale(const NormRow<kVectors>& row) {
   return most > kLarge ? kLarge / most : 1.0f;
 }
 
+// A function of its own: inlined for every number of gates it would take minutes to compile.
 template <std::size_t kVectors>
-Moments moments(const NormRow<kVectors>& row, float eps = kNormEps) {
+[[gnu::noinline]] Moments moments(const NormRow<kVectors>& row, float eps = kNormEps) {
   const float scale = norm_scale(row);
   LaneSums<kVectors> sum, square;
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
@@ -104,7 +105,7 @@ Moments moments(const NormRow<kVectors>& row, float eps = kNormEps) {
 // The gradient of the values from that of the normalised ones: scale rstd (d - mean(d) - n mean(d n)). Reads d at
 // row.data and n at `normalised`, laid out alike; writes to `to`, which may be either.
 template <std::size_t kVectors>
-void norm_backward(const NormRow<kVectors>& row, const float* normalised, float factor, float* to) {
+[[gnu::noinline]] void norm_backward(const NormRow<kVectors>& row, const float* normalised, float factor, float* to) {
   LaneSums<kVectors> sum, product;
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
     const Floats d = only(load(row.at(b, v)), lanes);

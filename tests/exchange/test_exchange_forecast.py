@@ -14,7 +14,7 @@ from gatewise import Forecaster, export_onnx
 from gatewise.data import Panel, calendar_features
 from gatewise.errors import InputError
 from gatewise.format import ModelFile, load_model, save_model
-from gatewise.tasks.forecast.encoding import Numeric
+from gatewise.runtime.encoding import Numeric
 from gatewise.tasks.forecast.model import ForecastModel
 
 W, HORIZON, LAG = 12, 4, 6

@@ -14,12 +14,9 @@ from gatewise.errors import InputError
 from gatewise.exchange.graph import INT_MAX, Graph
 from gatewise.exchange.writing import Flow, Layout, add_blocks, finish, write_model
 from gatewise.format import Lstm, ModelFile
+from gatewise.runtime.windows import LARGEST_INPUT, SMALLEST_SCALE, SMALLEST_SHARES
 
 TASK = "forecast"
-
-# These are the task's: its tests compare what both compute.
-_OF_RANGE, _OF_LEVEL, _SMALLEST_SCALE = 1e-4, 1e-9, 1e-12
-_LARGEST_INPUT = 100.0
 
 _FLOAT, _DOUBLE = 1, 11  # onnx.TensorProto
 
@@ -151,9 +148,9 @@ class _Window:
         level = graph.op("Where", graph.op("Greater", number, zero), mean, self.last)
         deviation = graph.op("Where", self.shown, graph.op("Sub", self.shown_values, level), zero)
         scale = graph.op("Sqrt", graph.op("Div", self._sum(graph.op("Mul", deviation, deviation)), count))
-        of_range = graph.op("Mul", spread, self._number(_OF_RANGE))
-        of_level = graph.op("Mul", graph.op("Abs", level), self._number(_OF_LEVEL))
-        least = graph.op("Add", graph.op("Max", of_range, of_level), self._number(_SMALLEST_SCALE))
+        of_range = graph.op("Mul", spread, self._number(SMALLEST_SHARES[0]))
+        of_level = graph.op("Mul", graph.op("Abs", level), self._number(SMALLEST_SHARES[1]))
+        least = graph.op("Add", graph.op("Max", of_range, of_level), self._number(SMALLEST_SCALE))
         return level, graph.op("Max", scale, least)
 
     def _lagged(self, lag: int) -> str:
@@ -169,7 +166,7 @@ class _Window:
         return self.graph.op("Div", self.graph.op("Sub", values, self.level), self.scale)
 
     def _clipped(self, values: str) -> str:
-        return self.graph.op("Clip", values, self._number(-_LARGEST_INPUT), self._number(_LARGEST_INPUT))
+        return self.graph.op("Clip", values, self._number(-LARGEST_INPUT), self._number(LARGEST_INPUT))
 
     def _sum(self, values: str) -> str:
         return self.graph.op("ReduceSum", values, self.graph.integers(1), keepdims=1)

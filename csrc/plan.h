@@ -1,0 +1,151 @@
+// What a call of the engine is made of: its plan, the memory that it shares out, and the asking for signals.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "engine.h"
+#include "scratch.h"
+#include "team.h"
+
+namespace gatewise {
+
+// Below this many multiplications a team costs more than it brings; one chunk goes through time alone, and a team only
+// shares out its products for the weights.
+inline constexpr double kWorthATeam = 1e6;
+inline constexpr double kWorthATeamForOne = 3e7;
+// Chunks that go through time together share the weights while these are in the cache: as many as fill no more than
+// half of a small second-level cache with their gates, and at most this many.
+inline constexpr std::size_t kTogether = 8;
+inline constexpr std::size_t kTogetherBytes = std::size_t{256} << 10;
+// The gates of a window of backward take about this many bytes, so that they are still in a cache for reduce.
+inline constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
+
+// All that is fixed for a call.
+struct Plan {
+  const Kernels& kernels;
+  const Layer& layer;
+  const Sequence& sequence;
+  const Sizes sizes;
+  const Schedule schedule;
+  std::size_t threads;
+  std::vector<std::vector<const Chunk*>> groups;
+
+  Plan(const Kernels& k, const Layer& l, const Sequence& s, std::size_t most_threads)
+      : kernels(k), layer(l), sequence(s), sizes(k.sizes(l, s)), schedule(s), threads(most_threads) {
+    const double depth = static_cast<double>(l.inputs + l.recurrent());
+    const double work = static_cast<double>(schedule.row_steps() * l.gates() * l.hidden) * depth;
+    const std::size_t chunks = schedule.chunks().size();
+    if (work < (chunks == 1 ? kWorthATeamForOne : kWorthATeam)) threads = 1;
+    const std::size_t fit = kTogetherBytes / (kChunk * sizes.gates * sizeof(float));
+    const std::size_t together = std::clamp(fit, std::size_t{1}, kTogether);
+    std::size_t count = (chunks + together - 1) / together;
+    count = std::min(chunks, (count + threads - 1) / threads * threads);
+    groups.resize(count);
+    for (const Chunk& chunk : schedule.chunks()) groups[chunk.index % count].push_back(&chunk);
+  }
+
+  std::size_t steps() const { return schedule.steps(); }
+  std::size_t largest_group() const { return groups.empty() ? 0 : groups.front().size(); }
+  // Of one worker.
+  std::size_t forward_scratch() const { return largest_group() * sizes.forward_scratch; }
+};
+
+inline Saved take_history(const Plan& plan, Scratch& scratch) {
+  Saved saved;
+  const std::size_t states = plan.layer.plain_states() - 1, rows = plan.schedule.row_steps();
+  saved.plane = rows * plan.sizes.cells;
+  saved.cells = states ? scratch.take(states * saved.plane) : nullptr;
+  saved.seen = plan.layer.seen_count ? scratch.take(rows * plan.sizes.seen) : nullptr;
+  return saved;
+}
+
+// The window arrays, for so many row-steps.
+inline void take_window(const Plan& plan, std::size_t rows, Scratch& scratch, Saved& saved) {
+  const std::size_t gates = rows * plan.sizes.gates;
+  saved.gates = scratch.take(gates);
+  if (plan.layer.projected) saved.unprojected = scratch.take(rows * plan.sizes.unprojected);
+  if (!plan.layer.layer_norm) return;
+  saved.norm_x = scratch.take(gates);
+  saved.norm_h = scratch.take(gates);
+  saved.scale = scratch.take(rows * 5);
+}
+
+template <class Take>
+std::size_t floats_of(Take take) {
+  Scratch counter;
+  take(counter);
+  return counter.floats();
+}
+
+// Zeros where rows have ended.
+inline void clear_padding(const Sequence& sequence, const Chunk& chunk, float* data, std::ptrdiff_t time,
+                          std::ptrdiff_t row, std::size_t width) {
+  const Series<float> series = {data, time, row};
+  for (std::size_t r = 0; r < chunk.rows; ++r)
+    for (std::size_t t = chunk.length[r]; t < sequence.steps; ++t)
+      std::memset(series.at(t, chunk.row[r]), 0, width * sizeof(float));
+}
+
+inline void clear_outputs(const Plan& plan, const Chunk& chunk) {
+  const Sequence& s = plan.sequence;
+  if (!s.lengths) return;
+  clear_padding(s, chunk, s.y.data, s.y.time, s.y.row, plan.layer.width());
+  for (std::size_t i = 0; i < kTraces; ++i) {
+    if (!s.trace[i]) continue;
+    const std::size_t width = i == kGates + kH ? plan.layer.recurrent() : plan.layer.hidden;
+    clear_padding(s, chunk, s.trace[i], static_cast<std::ptrdiff_t>(s.rows * width), static_cast<std::ptrdiff_t>(width),
+                  width);
+  }
+}
+
+inline void pack(const Plan& plan, const Weights& weights, float* packed, bool all) {
+  if (!all) return plan.kernels.pack_forward(plan.layer, weights, packed, 0, 0);
+  const std::size_t parts = plan.threads;
+  auto work = [&](std::size_t, std::size_t part) {
+    plan.kernels.pack_forward(plan.layer, weights, packed, part, parts);
+  };
+  parallel(parts, parts, work);
+}
+
+// Only the thread that made the call may ask.
+class Poll {
+ public:
+  explicit Poll(Interrupt& interrupt) : interrupt_(interrupt), caller_(std::this_thread::get_id()) {}
+  Watch watch() const { return {&interrupt_, interrupt_.poll && std::this_thread::get_id() == caller_}; }
+  // For a caller that waits for other threads.
+  void operator()() const { watch().stopped(); }
+  void check() const {
+    if (watch().stopped()) throw Interrupted{};
+  }
+
+ private:
+  Interrupt& interrupt_;
+  const std::thread::id caller_;
+};
+
+inline Job job_for(const Plan& plan, std::size_t group, const float* packed, const Saved& saved,
+                   const std::ptrdiff_t* place, std::size_t first, std::size_t last, float* scratch) {
+  Job job;
+  job.layer = &plan.layer;
+  job.sequence = &plan.sequence;
+  job.packed = packed;
+  job.chunks = plan.groups[group].data();
+  job.count = plan.groups[group].size();
+  job.place = place;
+  job.first = first;
+  job.last = last;
+  job.saved = saved;
+  job.scratch = scratch;
+  return job;
+}
+
+inline std::vector<std::ptrdiff_t> places(const Plan& plan) {
+  std::vector<std::ptrdiff_t> place;
+  for (const Chunk& chunk : plan.schedule.chunks()) place.push_back(static_cast<std::ptrdiff_t>(chunk.base));
+  return place;
+}
+
+}  // namespace gatewise

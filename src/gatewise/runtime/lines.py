@@ -12,6 +12,7 @@ bits.
 """
 
 import json
+import math
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -30,6 +31,15 @@ from gatewise.runtime.streams import Stream
 MAX_STREAMS = 10_000
 _LARGEST = float(np.finfo(np.float32).max)
 _KEYS = ("x", "id", "reset", "close")
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise InputError(f"{text} is not a number that JSON has: x must be finite.")
+
+
+# Made once: the functions of json make one for each call that is not the plainest.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 class Lines:
@@ -74,10 +84,10 @@ class Lines:
         """Do what a line says and return the line that answers it, without its end."""
         self.count += 1
         try:
-            return json.dumps(self._done(_request(line)), allow_nan=False)
+            return _ENCODER.encode(self._done(_request(line)))
         except InputError as error:
             self.refused += 1
-            return json.dumps({"error": str(error), "line": self.count})
+            return _ENCODER.encode({"error": str(error), "line": self.count})
 
     def _done(self, request: Mapping[str, Any]) -> dict[str, Any]:
         name = request.get("id")
@@ -96,12 +106,12 @@ class Lines:
         before = stream.read()
         if request.get("reset"):
             stream.reset()
-        y = stream.step(x)
-        if not np.isfinite(y).all():
+        y = stream.step(x).tolist()
+        if not all(map(math.isfinite, y)):
             stream.write(before)
             raise InputError("the result is not finite: the inputs are too large for the model.")
         self._streams[name] = stream
-        return {**told, "y": y.tolist()}
+        return {**told, "y": y}
 
     def _values(self, x: object) -> NDArray[Any]:
         """The inputs of a step as the core takes them."""
@@ -115,7 +125,7 @@ class Lines:
         given = cast("list[object]", x)
         if len(given) != first.input_size:
             raise InputError(f"x must be {first.input_size} numbers, got {len(given)}.")
-        return np.array([_float32(value, index) for index, value in enumerate(given)], np.float32)
+        return np.array([_number(value, index) for index, value in enumerate(given)], np.float32)
 
 
 def stream_lines(
@@ -154,6 +164,8 @@ def stream_lines(
 
 def answer_lines(lines: Lines, given: Iterable[bytes], write: Callable[[str], object]) -> int:
     """Answer every line as soon as it has come; Ctrl-C and SIGTERM end it, after the line at hand.
+
+    For the main thread, which alone is told of signals.
 
     Args:
         lines: the streams.
@@ -195,7 +207,7 @@ class _StopNow(Exception):  # noqa: N818 - a signal is no error
 def _request(line: bytes) -> Mapping[str, Any]:
     """A line as an object, all but the inputs checked."""
     try:
-        data = json.loads(line.decode("utf-8").rstrip("\r\n"), parse_constant=_refuse_constant)
+        data = _DECODER.decode(line.decode("utf-8").rstrip("\r\n"))
     except UnicodeDecodeError:
         raise InputError("the line is not UTF-8.") from None
     except RecursionError:
@@ -226,16 +238,12 @@ def _whole(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _refuse_constant(text: str) -> NoReturn:
-    raise InputError(f"{text} is not a number that JSON has: x must be finite.")
-
-
-def _float32(value: object, index: int) -> np.float32:
+def _number(value: object, index: int) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"x[{index}] must be a number, got {_short(value)}.")
     if not abs(value) <= _LARGEST:
         raise InputError(f"x[{index}] must be within float32, got {_short(value)}.")
-    return np.float32(value)
+    return value
 
 
 def _called(name: str | None) -> str:

@@ -51,12 +51,8 @@ def rows_of(series: Sequence[Series], encoding: Encoding, shape: Shape, missing:
     """
     laid = [_Laid(f"series {i}", one, encoding, shape) for i, one in enumerate(series)]
     for one in laid:
-        one.check_policies(missing, short)
-    offsets = np.cumsum([0, *(len(one.y) for one in laid)], dtype=np.int64)
+        one.apply_policies(missing, short)
     y = np.concatenate([np.empty(0), *(one.y for one in laid)])
-    if missing == "ffill":
-        history = np.concatenate([np.empty(0, bool), *(np.arange(len(one.y)) < one.steps for one in laid)])
-        y = np.where(history, forward_filled(y, offsets), np.nan)
     past = np.concatenate([np.empty((0, len(encoding.past)), np.float32), *(one.past for one in laid)])
     future = np.concatenate([np.empty((0, len(encoding.future)), np.float32), *(one.future for one in laid)])
     times = np.concatenate([np.empty(0, "datetime64[s]"), *(one.times for one in laid)])
@@ -67,7 +63,7 @@ def rows_of(series: Sequence[Series], encoding: Encoding, shape: Shape, missing:
         for covariate in encoding.static
     }
     return Rows(
-        offsets=offsets,
+        offsets=np.cumsum([0, *(len(one.y) for one in laid)], dtype=np.int64),
         y=y,
         truths=y,
         past=encoding.unknown(past),
@@ -93,11 +89,14 @@ class _Laid:
         self.static = {covariate.name: self._static(series.static, covariate) for covariate in encoding.static}
         self.times = self._times(series.time) if encoding.calendar else np.empty(0, "datetime64[s]")
 
-    def check_policies(self, missing: str, short: str) -> None:
-        """Refuse what the model was not fitted to bear."""
-        blank = int(np.isnan(self.y[: self.steps]).sum())
+    def apply_policies(self, missing: str, short: str) -> None:
+        """Fill what the model was fitted to fill, and refuse what it was not fitted to bear."""
+        history = self.y[: self.steps]
+        blank = int(np.isnan(history).sum())
         if blank and missing == "error":
             raise InputError(f"{self.where}: y has {blank} missing values, and the model was fitted without any.")
+        if missing == "ffill":
+            history[:] = forward_filled(history, np.array([0, self.steps]))
         window = self._shape.window
         if self.steps < window and short != "pad":
             raise InputError(f"{self.where}: y must have the {window} steps of the model's window, got {self.steps}.")

@@ -61,3 +61,20 @@ def test_stream(tmp_path: Path) -> None:
     y = np.array([json.loads(line)["y"] for line in out.splitlines()]).astype(np.float32)
     np.testing.assert_array_equal(y, runtime.load(tmp_path).run(x))
     assert set(read_states(tmp_path / "states")) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "words", "extra"),
+    [
+        ("tyro", "predict run table.csv", "cli"),
+        ("polars", "predict run table.csv", "cli"),
+        ("torch", "fit t.csv", "train"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_extra(trained: Path, missing: str, words: str, extra: str) -> None:
+    (trained / "t.csv").write_text("ds,y\n" + "".join(f"{i},{i % 7}\n" for i in range(200)))
+    code = BLOCKED.format(names=[missing])
+    command = [sys.executable, "-c", code, *words.split(), *(["--horizon", "3"] if missing == "torch" else [])]
+    result = subprocess.run(command, cwd=trained, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"gatewise: this command needs {missing}: pip install 'gatewise[{extra}]'\n"

@@ -11,7 +11,8 @@ import torch
 from gatewise import Forecaster
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import fitting
-from gatewise.tasks.forecast.folder import check_folder, write_run
+from gatewise.tasks.forecast.folder import check_folder
+from gatewise.tasks.forecast.run import write_run
 
 torch.set_num_threads(1)
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from gatewise.cli.codes import INTERRUPTED
 from gatewise.errors import InputError
 
+_WITHOUT_TORCH = ("narwhals", "polars", "rich", "tyro")
+"""What the commands need that do not train."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -24,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return parse(args).run(args)
     except ModuleNotFoundError as error:
-        return _fail(f"this command needs {error.name}: pip install 'gatewise[train]'")
+        extra = "cli" if error.name in _WITHOUT_TORCH else "train"
+        return _fail(f"this command needs {error.name}: pip install 'gatewise[{extra}]'")
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

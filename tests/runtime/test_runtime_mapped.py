@@ -31,7 +31,7 @@ def test_shared_weights_give_the_same_bits(tmp_path: Path) -> None:
         model = build(*BLOCKS, shared=tmp_path)
         assert same_bits(model.run(x), expected)
         assert same_bits(np.stack([model.stream().step(row[0]) for row in x]), expected[:, 0])
-    assert _only(tmp_path).name.startswith(f"{IDENTITY}-{_native.isa()}-")
+    assert _only(tmp_path).name.startswith(f"{IDENTITY}-f32-{_native.isa()}-")
 
 
 def test_the_second_load_only_reads(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_file_says_how_it_is_packed(isa: str, tmp_path: Path) -> None:
     finally:
         _native.use_isa(former)
     path = _only(tmp_path)
-    assert path.name == f"{IDENTITY}-{isa}-{_LAYOUT}.packed"
+    assert path.name == f"{IDENTITY}-f32-{isa}-{_LAYOUT}.packed"
     if isa in PACKED:
         assert (_LAYOUT, path.read_bytes()[-32:].hex()[:16]) == (1, PACKED[isa])
 

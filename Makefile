@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 
-.PHONY: demo test lint types imports unit format fuzz bench-quick bench bench-full bench-runtime clean
+.PHONY: demo test lint types imports unit format fuzz wheel-check bench-quick bench bench-full bench-runtime clean
 
 demo: $(VENV)/installed
 	$(PY) examples/co2/demo.py
@@ -54,6 +54,14 @@ fuzz: $(VENV)/installed
 	$(PIP) atheris==3.0.0
 	$(PY) tests/format/fuzz_readers.py model $(FUZZ_SECONDS) build/fuzz
 	$(PY) tests/format/fuzz_readers.py state $(FUZZ_SECONDS) build/fuzz
+
+# The wheel, alone with NumPy and safetensors, gives the bits of the torch network.
+wheel-check: $(VENV)/installed
+	rm -rf build/wheel build/clean
+	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps -Ccmake.define.GATEWISE_WIDE=ON --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt build/wheel/*.whl
+	$(PY) tests/clean_environment.py build/clean/bin/python
 
 clean:
 	rm -rf $(VENV) build dist

@@ -233,12 +233,14 @@ def _weights(path: Path) -> dict[str, np.ndarray]:
 def _batch(model: runtime.Model, x: np.ndarray) -> Caller:
     """The kernel of whole sequences on rows that lie one after the other, called without any check."""
     core, rows = model._model, len(x)
-    states, y = (
-        np.zeros(rows * core.state_size, np.float32),
-        np.empty((rows, model.architecture[-1].output_size), np.float32),
-    )
-    at = [array.ctypes.data for array in (x, states, y)]
-    return Caller(lambda: core.run(1, rows, at[0], 0, 0, 0, 0, 0, at[1], at[2], 1))
+    states = np.zeros(rows * core.state_size, np.float32)
+    y = np.empty((rows, model.architecture[-1].output_size), np.float32)
+
+    def call() -> None:
+        # The core knows addresses only: the arrays must be held here.
+        core.run(1, rows, x.ctypes.data, 0, 0, 0, 0, 0, states.ctypes.data, y.ctypes.data, 1)
+
+    return Caller(call)
 
 
 def _peers(weights: Mapping[str, np.ndarray], x: np.ndarray) -> tuple[Callable[[], Any], ...]:

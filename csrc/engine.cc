@@ -243,7 +243,7 @@ void forward_step(const Kernels& kernels, const Layer& layer, const float* packe
   chunk.length[0] = 1;
   const Chunk* const chunks = &chunk;
   const std::ptrdiff_t place = 0;
-  Interrupt interrupt;
+  static Interrupt never;  // making one reads the clock
   Job job;
   job.layer = &layer;
   job.sequence = &sequence;
@@ -254,7 +254,7 @@ void forward_step(const Kernels& kernels, const Layer& layer, const float* packe
   job.place = &place;
   job.last = 1;
   job.scratch = scratch;
-  job.watch.interrupt = &interrupt;
+  job.watch.interrupt = &never;
   kernels.forward(job);
 }
 

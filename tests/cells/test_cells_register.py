@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gatewise import LSTM
 from gatewise.cli import main
-from gatewise.spec import CELLS, Cell, Gate, equations, register, variant
+from gatewise.spec import CELLS, Cell, Gate, register, variant
 from gatewise.spec.cells import _table
+from gatewise.spec.equations import equations
 
 I, F, G, O = CELLS["lstm"].gates  # noqa: E741 - their names
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from cli_tools import command, refuses, succeeds
 
-from gatewise.spec import CELLS, Variant, equations, latex, variant
+from gatewise.spec import CELLS, Variant, variant
+from gatewise.spec.equations import equations, latex
 
 PAGE = Path(__file__).parents[2] / "docs" / "cells.md"
 LETTERS = {"D": 5, "H": 11, "P": 3, "N": 2}

@@ -10,7 +10,8 @@ import torch
 from equation_reader import Array, Values, compute
 
 from gatewise.reference import Weights, step
-from gatewise.spec import CELLS, Cell, Gate, Variant, equations, latex, variant
+from gatewise.spec import CELLS, Cell, Gate, Variant, variant
+from gatewise.spec.equations import equations, latex
 
 B, D, H, P, N, Y, X = 3, 5, 7, 4, 2, 6, 5
 

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
-from gatewise.spec import CELLS, Cell, Gate, Option, Variant, equations, latex, variant
-from gatewise.spec.equations import SQUASH
+from gatewise.spec import CELLS, Cell, Gate, Option, Variant, variant
+from gatewise.spec.equations import SQUASH, equations, latex
 
 COLUMNS = ("name", "gates", "states", "peep", "what it is", "options", "paper")
 _WIDE = 110

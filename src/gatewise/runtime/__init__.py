@@ -11,9 +11,26 @@
 Needs numpy and safetensors only.
 """
 
-from gatewise.runtime.forecast import Forecaster
+from typing import TYPE_CHECKING
+
 from gatewise.runtime.model import Model, load
-from gatewise.runtime.series import Series
 from gatewise.runtime.streams import Pool, Stream
 
+if TYPE_CHECKING:
+    from gatewise.runtime.forecast import Forecaster
+    from gatewise.runtime.series import Series
+
 __all__ = ["Forecaster", "Model", "Pool", "Series", "Stream", "load"]
+
+
+def __getattr__(name: str) -> object:
+    # What only forecasts need is not read by a process that wants its first step soon.
+    if name == "Forecaster":
+        from gatewise.runtime.forecast import Forecaster
+
+        return Forecaster
+    if name == "Series":
+        from gatewise.runtime.series import Series
+
+        return Series
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from gatewise.spec.cell import EVERY_OPTION, Cell, Gate, Option, Squash, Update
 from gatewise.spec.cells import BUILT_IN, CELLS, LSTM, register
-from gatewise.spec.equations import equations, latex
 from gatewise.spec.variant import Shapes, Variant, check_flag, check_option, parse_variant, state_type, variant
 
 __all__ = [
@@ -19,8 +18,6 @@ __all__ = [
     "Variant",
     "check_flag",
     "check_option",
-    "equations",
-    "latex",
     "parse_variant",
     "register",
     "state_type",

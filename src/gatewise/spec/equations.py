@@ -28,7 +28,8 @@ def equations(variant: Variant) -> tuple[str, ...]:
     r"""Return one step as text, one line for each equation, in the order of computation.
 
     Example:
-        >>> from gatewise.spec import equations, variant
+        >>> from gatewise.spec import variant
+        >>> from gatewise.spec.equations import equations
         >>> print("\n".join(equations(variant("cifg", peephole=False))))
         i = σ(W_i x + U_i h₋ + b_i)
         f = 1 − i

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +26,7 @@ def atomic_file(path: str | Path) -> Generator[BinaryIO]:
         b'all of it'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file

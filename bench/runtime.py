@@ -169,7 +169,7 @@ def pools() -> Sequence[Measured]:
 def start() -> Measured:
     """Seconds from an interpreter's start to a loaded model of 1 MB, beyond those to NumPy."""
     with tempfile.TemporaryDirectory() as folder:
-        path = model_file(Lstm(128, 380), folder)
+        path = model_file(Lstm(128, 190), folder)
         codes = {"numpy": "import numpy", "ours": f"from gatewise import runtime; runtime.load({str(path)!r})"}
         times: dict[str, list[float]] = {name: [] for name in codes}
         # As when installed, where the bytecode is there: the first turn may have to write it.

@@ -23,6 +23,7 @@ from gatewise.format import (
     save_model,
 )
 from gatewise.models import from_file
+from gatewise.runtime import Model
 
 NETWORKS: dict[str, list[Block]] = {
     "linear": [Linear(3, 2)],
@@ -103,10 +104,27 @@ def test_a_mixture_of_candidates(tmp_path: Path) -> None:
     assert_close(run(session(tmp_path / "m.onnx"), {"x": x, "candidates": candidates})["y"], expected)
 
 
-def test_a_strided_convolution_has_no_lengths(tmp_path: Path) -> None:
-    file = built(NETWORKS["strided"])
-    with pytest.raises(InputError, match="block 0, a convolution with stride 2, cannot go with lengths"):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("strided", "0, a convolution with stride 2"), ("centred", "1, a convolution that reads past the end of a row")],
+)
+def test_some_convolutions_have_no_lengths(name: str, why: str, tmp_path: Path) -> None:
+    file = built(NETWORKS[name])
+    with pytest.raises(InputError, match=f"block {why}, cannot go with lengths"):
         export_blocks(file.architecture, file.weights, tmp_path / "m.onnx", lengths=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["tagger", "scaled", "causal", "two stacks"])
+def test_rows_with_lengths_equal_the_runtimes(name: str, tmp_path: Path) -> None:
+    file = built(NETWORKS[name])
+    export_blocks(file.architecture, file.weights, tmp_path / "m.onnx", lengths=True)
+    x, lengths = draw(NETWORKS[name], 4, 7).numpy(), np.array([7, 3, 1, 5])
+    expected = Model(file, "0" * 64, threads=1).run(x, lengths=lengths)
+    given = {"x": torch.from_numpy(x), "lengths": torch.from_numpy(lengths.astype(np.int32))}
+    found = run(session(tmp_path / "m.onnx"), given)["y"]
+    for row, length in enumerate(lengths):
+        assert_close(found[row, :length], expected[row, :length])
 
 
 @pytest.mark.parametrize(

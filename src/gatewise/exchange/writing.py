@@ -237,8 +237,9 @@ def _layer_norm(graph: Graph, flow: Flow, block: LayerNorm, weights: Weights, _:
 
 
 def _conv(graph: Graph, flow: Flow, block: Conv1d, weights: Weights, index: int) -> Flow:
-    if block.stride > 1 and flow.lengths is not None:
-        raise InputError(f"block {index}, a convolution with stride {block.stride}, cannot go with lengths.")
+    if flow.lengths is not None and (block.stride > 1 or not block.causal):
+        why = f"with stride {block.stride}" if block.stride > 1 else "that reads past the end of a row"
+        raise InputError(f"block {index}, a convolution {why}, cannot go with lengths.")
     flow = flow.turned(graph, batch_first=True)
     total = (block.kernel_size - 1) * block.dilation
     inputs = [graph.op("Transpose", flow.value, perm=[0, 2, 1])]

@@ -34,14 +34,14 @@ class Embedding : public Block {
   void pack(const float* const* weights, float* packed) const override {
     std::copy_n(weights[0], count_ * width_, packed);
   }
-  void run(const float* packed, const Flow& in, const States&, float* y, const Run&) const override {
-    const std::size_t size = in.steps * in.rows;
-    // It is always the first block: nothing has changed yet.
-    for (std::size_t i = 0; i < size; ++i)
+  void check(const Flow& in) const override {
+    for (std::size_t i = 0; i < in.steps * in.rows; ++i)
       if (static_cast<std::size_t>(in.tokens[i]) >= count_)
         throw std::invalid_argument("x must be from 0 to " + std::to_string(count_ - 1) + ", got " +
                                     std::to_string(in.tokens[i]) + ".");
-    for (std::size_t i = 0; i < size; ++i)
+  }
+  void run(const float* packed, const Flow& in, const States&, float* y, const Run&) const override {
+    for (std::size_t i = 0; i < in.steps * in.rows; ++i)
       y = std::copy_n(packed + static_cast<std::size_t>(in.tokens[i]) * width_, width_, y);
   }
   void step(const float* packed, const Flow& in, const States& states, float* y, float*) const override {

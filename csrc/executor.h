@@ -50,6 +50,8 @@ class Block {
   virtual ~Block() = default;
 
   virtual std::size_t output_width() const = 0;
+  // Throws std::invalid_argument for inputs that cannot be taken, which only a first block can meet.
+  virtual void check(const Flow&) const {}
   // What a flow becomes besides its data.
   virtual void pass(Flow&) const {}
   virtual std::size_t packed_size() const { return 0; }
@@ -117,8 +119,10 @@ class Executor {
   void read(const States& states, std::size_t slot, float* to) const;
   void write(const States& states, std::size_t slot, const float* from) const;
 
-  // y [output steps, B, output width], zero past the end of a row. Throws std::bad_alloc, Interrupted; and
-  // std::invalid_argument, with nothing changed, for a token that the embedding has not.
+  // To be called before what follows, while nothing has changed: throws std::invalid_argument for a token that the
+  // embedding has not.
+  void check(const Flow& flow) const { places_.front().block->check(flow); }
+  // y [output steps, B, output width], zero past the end of a row. Throws std::bad_alloc, Interrupted.
   void run(const float* packed, Flow flow, const States& states, float* y, const Run& run) const;
   void step(const float* packed, Flow flow, const States& states, float* y, float* scratch) const;
   std::size_t step_scratch() const;

@@ -106,12 +106,14 @@ void Model::run(std::size_t steps, std::size_t rows, Address x, Address tokens, 
   const States of = {reinterpret_cast<float*>(states), rows, nullptr};
   const float* const weights = packed();
   interruptible([&](Interrupt& interrupt) {
+    executor.check(flow);
     executor.run(weights, std::move(flow), of, reinterpret_cast<float*>(y), {threads, &interrupt});
   });
 }
 
 // Frees the interpreter for steps that are longer than it takes to do so.
 constexpr std::size_t kLongStep = std::size_t{1} << 20;
+constexpr std::size_t kBurst = 1024;
 
 // One stream.
 class Stream {
@@ -137,23 +139,30 @@ class Stream {
     const Array from(x, "x", inputs_ ? "f" : "l", shape, false);
     const Array to(y, "out", "f", {executor_.output_width()}, true);
     from.check_apart(to);
+    executor_.check(flow(from, 0, 1));
     if (executor_.packed_size() < kLongStep) {
-      go(from, to, 1);
+      go(from, to, 0, 1);
     } else {
       const nb::gil_scoped_release release;
-      go(from, to, 1);
+      go(from, to, 0, 1);
     }
     return y;
   }
 
-  // Several steps, one after the other: x [count, D], out [count, O].
+  // Several steps, one after the other: x [count, D], out [count, O]. Between bursts Python sees to its signals.
   void steps(nb::handle x, nb::handle out, std::size_t count) {
     const std::vector<std::size_t> shape = inputs_ ? std::vector<std::size_t>{count, inputs_} : std::vector{count};
     const Array from(x, "x", inputs_ ? "f" : "l", shape, false);
     const Array to(out, "out", "f", {count, executor_.output_width()}, true);
     from.check_apart(to);
-    const nb::gil_scoped_release release;
-    go(from, to, count);
+    executor_.check(flow(from, 0, count));
+    for (std::size_t first = 0; first < count; first += kBurst) {
+      {
+        const nb::gil_scoped_release release;
+        go(from, to, first, std::min(first + kBurst, count));
+      }
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    }
   }
 
   void reset() {
@@ -179,17 +188,23 @@ class Stream {
  private:
   States states() const { return {states_.data(), 1, nullptr}; }
 
-  void go(const Array& from, const Array& to, std::size_t count) {
+  // Steps of one row, from `first` on.
+  Flow flow(const Array& from, std::size_t first, std::size_t count) const {
+    Flow flow;
+    flow.steps = count;
+    flow.rows = 1;
+    if (inputs_)
+      flow.data = from.data<const float>() + first * inputs_;
+    else
+      flow.tokens = from.data<const std::int64_t>() + first;
+    return flow;
+  }
+
+  void go(const Array& from, const Array& to, std::size_t first, std::size_t last) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (std::size_t i = 0; i < count; ++i) {
-      Flow flow;
-      flow.steps = flow.rows = 1;
-      if (inputs_)
-        flow.data = from.data<const float>() + i * inputs_;
-      else
-        flow.tokens = from.data<const std::int64_t>() + i;
+    for (std::size_t i = first; i < last; ++i) {
       float* const y = to.data<float>() + i * executor_.output_width();
-      executor_.step(packed_, std::move(flow), states(), y, scratch_.data());
+      executor_.step(packed_, flow(from, i, 1), states(), y, scratch_.data());
     }
   }
 
@@ -280,6 +295,7 @@ class Pool {
         flow.data = from.data<const float>();
       else
         flow.tokens = from.data<const std::int64_t>();
+      executor_.check(flow);
       States of = states();
       of.slots = checked.data();
       // A step is short, and half of one would leave some streams ahead of others.

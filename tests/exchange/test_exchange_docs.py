@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,12 @@ PAGE = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text()
 
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
         exec(block, names)
-    assert set(names["state"]) == {"state.0.h", "state.0.c"}  # type: ignore[arg-type]
+    assert set(names["state"]) == {"state.0.h", "state.0.c"}
 
 
 def test_the_table_of_nodes_has_every_cell_once() -> None:

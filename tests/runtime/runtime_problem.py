@@ -1,6 +1,8 @@
 """Models with random weights, inputs for them, and the ways to run them: whole, as a stream, in a pool."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,3 +72,8 @@ def pooled(model: Model, x: Array, seed: int = 0) -> Array:
         y[turn, done[turn]] = pool.step(np.concatenate([others, mine[turn]]), given)[len(others) :]
         done[turn] += 1
     return y
+
+
+def resident() -> int:
+    """The bytes of this process that are in memory; Linux only."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

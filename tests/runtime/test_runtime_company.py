@@ -1,13 +1,11 @@
 """Thousands of streams in one pool, and a million that come and go."""
 
 import gc
-import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_problem import build, draw, pooled, same_bits
+from runtime_problem import build, draw, pooled, resident, same_bits
 
 from gatewise.format import Block, Conv1d, Linear, Lstm
 
@@ -32,10 +30,6 @@ def test_a_row_without_numbers_stays_alone() -> None:
     assert same_bits(found[others], clean[others])
 
 
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_million_streams_leave_no_memory_behind() -> None:
     model = build(Lstm(1, 2))
@@ -50,8 +44,8 @@ def test_a_million_streams_leave_no_memory_behind() -> None:
         gc.collect()
 
     churn(10_000)
-    before = _resident()
+    before = resident()
     churn(1_000_000)
     # Two bytes a turn would be more.
-    assert _resident() - before < 1 << 20
+    assert resident() - before < 1 << 20
     assert len(pool) == 0

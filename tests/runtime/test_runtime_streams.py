@@ -1,16 +1,14 @@
 """Streams and pools: what they take, what they refuse, and many threads at once."""
 
 import gc
-import os
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from runtime_problem import Array, alone, build, draw, same_bits, stepped
+from runtime_problem import Array, alone, build, draw, resident, same_bits, stepped
 
 from gatewise.errors import InputError
 from gatewise.format import Block, Embedding, Linear, Lstm
@@ -263,10 +261,6 @@ def test_a_capacity_out_of_range_is_refused(capacity: Any) -> None:
         build(*BLOCKS).streams(capacity)
 
 
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_many_opens_and_closes_keep_memory_flat() -> None:
     model = build(Linear(3, 2), Lstm(2, 32))
@@ -281,10 +275,10 @@ def test_many_opens_and_closes_keep_memory_flat() -> None:
         gc.collect()
 
     churn(10_000)
-    before = _resident()
+    before = resident()
     churn(100_000)
     # Eleven bytes a turn would be more.
-    assert _resident() - before < 1 << 20
+    assert resident() - before < 1 << 20
     assert len(pool) == 0
 
 
@@ -318,14 +312,14 @@ def test_threads_share_a_stream_whose_steps_are_long() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_all_streams_use_one_copy_of_the_weights() -> None:
     model = build(Linear(512, 2048))
-    before = _resident()
+    before = resident()
     streams = [model.stream() for _ in range(50)]
     pools = [model.streams(2) for _ in range(50)]
     for stream, pool in zip(streams, pools, strict=True):
         pool.step([pool.open()], np.ones((1, 512)))
         stream.step(np.ones(512, np.float32))
     # A hundred more would take 400 MiB.
-    assert _resident() - before < 40 << 20
+    assert resident() - before < 40 << 20
 
 
 def test_streams_keep_their_model() -> None:

@@ -184,8 +184,24 @@ class Linear(_Block):
         return weight | {"bias": (self.out_features,)} if self.bias else weight
 
 
+class _Featurewise(_Block):
+    """What the blocks do that leave the width as it is."""
+
+    features: Size
+
+    @property
+    def input_size(self) -> int:
+        """F."""
+        return self.features
+
+    @property
+    def output_size(self) -> int:
+        """F."""
+        return self.features
+
+
 @dataclass(frozen=True)
-class LayerNorm(_Block):
+class LayerNorm(_Featurewise):
     """y = (x − mean) / √(variance + eps) ⊙ weight + bias, over the features of every time step.
 
     Attributes:
@@ -200,16 +216,6 @@ class LayerNorm(_Block):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "eps", float(self.eps))
-
-    @property
-    def input_size(self) -> int:
-        """F."""
-        return self.features
-
-    @property
-    def output_size(self) -> int:
-        """F."""
-        return self.features
 
     def shapes(self) -> Shapes:
         """``weight`` and ``bias`` [F]."""
@@ -273,7 +279,7 @@ class Conv1d(_Block):
 
 
 @dataclass(frozen=True)
-class Scaling(_Block):
+class Scaling(_Featurewise):
     """y = (x − mean) / std with the statistics of the training data, or ``inverse``, back: y = x ⊙ std + mean.
 
     Attributes:
@@ -284,16 +290,6 @@ class Scaling(_Block):
     kind: ClassVar[str] = "scaling"
     features: Size
     inverse: Flag = False
-
-    @property
-    def input_size(self) -> int:
-        """F."""
-        return self.features
-
-    @property
-    def output_size(self) -> int:
-        """F."""
-        return self.features
 
     def shapes(self) -> Shapes:
         """``mean`` and ``std`` [F]; a file whose std is not above 0 is refused."""

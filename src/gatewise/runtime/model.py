@@ -119,14 +119,13 @@ class Model:
 
         Raises:
             InputError: an argument does not fit the model.
-
         """
         given, single = self._inputs(x)
         rows, steps = given.shape[:2]
-        mixes = self._mixes
-        if mixes != (candidates is not None):
-            what = "the model mixes candidates: give them" if mixes else "the model has no mixture: candidates are for"
-            raise InputError(f"{what} {'as [B, T′, K]' if mixes else 'those with a quantile mixture'}.")
+        if self._mixes and candidates is None:
+            raise InputError("the model mixes candidates: give them as [B, T′, K].")
+        if candidates is not None and not self._mixes:
+            raise InputError("the model has no mixture: candidates are for those with a quantile mixture.")
         ends = None if lengths is None else self._lengths(lengths, rows, steps)
         cut = None if reset is None else self._reset(reset, (rows, steps), single)
         mixed = None if candidates is None else self._candidates(candidates, rows, steps, single)
@@ -175,7 +174,7 @@ class Model:
             raise InputError(f"this model cannot go step by step: {why}. Use run().")
 
     def _inputs(self, x: ArrayLike) -> tuple[NDArray[Any], bool]:
-        """X with its batch, of the dtype that the core reads, and whether it was a single sequence."""
+        """The inputs with their batch, of the dtype that the core reads, and whether they were a single sequence."""
         first, given = self.architecture[0], array("x", x)
         width = first.input_size
         axes, dims = ("[B, T, D] or [T, D]", 3) if width else ("[B, T] or [T]", 2)

@@ -49,18 +49,22 @@ class Stream(_native.Stream):
         """Take several steps at once, at the price of the arithmetic alone.
 
         Args:
-            x: float32 [N, D], or int64 [N] for an embedding.
-            out: float32 [N, O] to write to, sharing no memory with x.
+            x: numbers [N, D], or for an embedding whole numbers [N]. Computed in float32.
+            out: float32 [N, O], in one piece, to write to, sharing no memory with x.
 
         Returns:
             [N, O], ``out`` if it was given: what N calls of ``step`` return.
 
         Raises:
-            TypeError, ValueError: an array has another dtype or shape; then no step was taken.
+            InputError: x is no array of such numbers.
+            ValueError: an array has another shape, or a token is out of range.
+            TypeError: ``out`` cannot be written to, or is not in one piece. Whatever is raised, no step was taken; but
+                Ctrl-C comes between steps.
         """
-        given = np.ascontiguousarray(x, np.float32 if self._sizes[0] else np.int64)
+        inputs, outputs = self._sizes
+        given = _numbers(x, inputs)
         if out is None:
-            out = np.empty((len(given), self._sizes[1]), np.float32)
+            out = np.empty((len(given), outputs), np.float32)
         self._steps(given, out, len(given))
         return out
 
@@ -155,8 +159,7 @@ class Pool:
             TypeError: ``out`` cannot be written to, or is not in one piece. Whatever is raised, no stream has stepped.
         """
         places = np.ascontiguousarray(int64("slots", array("slots", slots)))
-        given = array("x", x)
-        given = np.ascontiguousarray(float32("x", given) if self._inputs else int64("x", given))
+        given = _numbers(x, self._inputs)
         if out is None:
             out = np.empty((places.size, self._outputs), np.float32)
         wrong = self._pool.step(places, given, out, places.size)
@@ -170,3 +173,11 @@ class Pool:
         if isinstance(slot, bool) or not isinstance(slot, (int, np.integer)) or not 0 <= slot < self.capacity:
             raise InputError(f"slot must be a whole number from 0 to {self.capacity - 1}, not {slot!r}.")
         return int(cast("int", slot))
+
+
+def _numbers(x: ArrayLike, inputs: int) -> NDArray[Any]:
+    """The inputs of steps, in one piece, of the dtype that the core reads."""
+    given = array("x", x)
+    if not given.ndim:
+        raise InputError(f"x must have one entry for each step, got {x!r} alone.")
+    return np.ascontiguousarray(float32("x", given) if inputs else int64("x", given))

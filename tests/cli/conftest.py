@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from cli_tools import SHOP_ROLES, SMALL, long_table, shop_table, succeeds
 
-from gatewise.tasks.forecast import fitting, run
+from gatewise.tasks.forecast import run, training
 
 PAGE = "<!doctype html><title>no figures</title>"
 
 
 def _hurry(patch: pytest.MonkeyPatch) -> None:
     """Epochs of 4 steps, and a report without figures, which have tests of their own."""
-    patch.setattr(fitting, "STEPS_PER_EPOCH", 4)
+    patch.setattr(training, "STEPS_PER_EPOCH", 4)
     patch.setattr(run, "render_report", lambda data: PAGE)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from gatewise import Forecaster
 from gatewise.errors import InputError
-from gatewise.tasks.forecast import fitting
+from gatewise.tasks.forecast import training
 from gatewise.tasks.forecast.resolve import usual_holdout
 from gatewise.tasks.forecast.run import scored_windows
 
@@ -19,7 +19,7 @@ QUICK: dict[str, Any] = {"season": 6, "window": 12, "hidden": 4, "epochs": 1, "b
 
 @pytest.fixture(autouse=True)
 def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "STEPS_PER_EPOCH", 4)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
 
 
 def wave(k: int) -> float:

@@ -15,7 +15,7 @@ from gatewise.data import Columns, Panel, build_panel
 from gatewise.runtime.encoding import Category, Encoding, Numeric
 from gatewise.runtime.windows import Batch, Origins, Shape, channels
 from gatewise.tasks.forecast.encoding import fit_encoding
-from gatewise.tasks.forecast.fitting import FAR, pinball
+from gatewise.tasks.forecast.training import FAR, pinball
 from gatewise.tasks.forecast.inputs import windows_of
 
 PLAIN = Encoding((), (), (), ())
@@ -473,13 +473,19 @@ def _pinball(quantiles: list, truth: list, levels: list[float]) -> float:
     return total / max(count, 1)
 
 
+def _mean(quantiles: torch.Tensor, truth: torch.Tensor, levels: torch.Tensor) -> float:
+    total, count = pinball(quantiles, truth, levels)
+    assert count == int((~truth.isnan()).sum())
+    return total.item() / max(count, 1)
+
+
 def test_a_window_whose_truth_is_far_out_counts_less() -> None:
     assert FAR == 10
     levels = torch.tensor([0.2, 0.5, 0.7])
     quantiles = torch.tensor([-1.0, 0.0, 2.0]).expand(1, 2, 3)
 
     def loss(*truth: float) -> float:
-        return pinball(quantiles, torch.tensor([truth]), levels).item()
+        return _mean(quantiles, torch.tensor([truth]), levels)
 
     # At 0: .2, 0 and .6; at ±10, not yet less; twice and ten times as far out.
     assert loss(0, 0) == pytest.approx(0.8 / 3)
@@ -492,7 +498,7 @@ def test_a_window_whose_truth_is_far_out_counts_less() -> None:
     assert loss(1e6, NAN) == pytest.approx(10 * 1.4 / 3, rel=1e-4)
     assert loss(NAN, NAN) == 0
     # A forecast as far out weighs as little.
-    far = pinball(torch.full((1, 2, 1), 100.0), torch.zeros(1, 2), torch.tensor([0.5])).item()
+    far = _mean(torch.full((1, 2, 1), 100.0), torch.zeros(1, 2), torch.tensor([0.5]))
     assert far == pytest.approx(100 * 0.5 / 10)
 
 
@@ -505,16 +511,14 @@ def test_the_loss_is_what_plain_code_makes() -> None:
         truth[3] = NAN
         quantiles = rng.normal(size=(7, 5, 4)) * size
         tensors = (torch.tensor(values, dtype=torch.float64) for values in (quantiles, truth, levels))
-        assert pinball(*tensors).item() == pytest.approx(
-            _pinball(quantiles.tolist(), truth.tolist(), levels), rel=1e-12
-        )
+        assert _mean(*tensors) == pytest.approx(_pinball(quantiles.tolist(), truth.tolist(), levels), rel=1e-12)
 
 
 def test_the_gradient_of_an_unknown_truth_is_zero_and_of_a_far_one_small() -> None:
     quantiles = torch.zeros(3, 2, 1, requires_grad=True)
     truth = torch.tensor([[5.0, NAN], [-1000.0, 3.0], [NAN, NAN]])
-    pinball(quantiles, truth, torch.tensor([0.3])).backward()
+    pinball(quantiles, truth, torch.tensor([0.3]))[0].backward()
     assert quantiles.grad is not None
     # Three values are known; the second window weighs 10 / 1000.
-    expected = torch.tensor([[-0.3, 0.0], [0.007, -0.003], [0.0, 0.0]]) / 3
+    expected = torch.tensor([[-0.3, 0.0], [0.007, -0.003], [0.0, 0.0]])
     torch.testing.assert_close(quantiles.grad[..., 0], expected)

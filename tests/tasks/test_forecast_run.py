@@ -10,7 +10,7 @@ import torch
 
 from gatewise import Forecaster
 from gatewise.errors import InputError
-from gatewise.tasks.forecast import fitting
+from gatewise.tasks.forecast import training
 from gatewise.tasks.forecast.folder import check_folder
 from gatewise.tasks.forecast.run import write_run
 
@@ -39,7 +39,7 @@ def quick(**params: Any) -> Forecaster:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "STEPS_PER_EPOCH", 4)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
 
 
 @pytest.fixture(scope="module")

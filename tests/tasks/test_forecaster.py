@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from gatewise import Forecaster
 from gatewise.errors import InputError
-from gatewise.tasks.forecast import fitting
+from gatewise.tasks.forecast import training
 
 torch.set_num_threads(1)
 
@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {"season": 6, "window": 12, "hidden": 4, "epochs": 1, "b
 
 @pytest.fixture(autouse=True)
 def short_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "STEPS_PER_EPOCH", 4)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
 
 
 def wave(k: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def weights(model: Forecaster) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def fitted() -> Forecaster:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "STEPS_PER_EPOCH", 4)
+        patch.setattr(training, "STEPS_PER_EPOCH", 4)
         return small().fit(table())
 
 
@@ -297,12 +297,15 @@ def test_a_watcher_sees_the_training() -> None:
         def begin(self, summary: Any, plan: Any) -> None:
             seen.append(("begin", dict(summary)["series"], plan.epochs))
 
-        def step(self, epoch: int, step: int, loss: float) -> None:
-            seen.append((epoch, step))
-            assert np.isfinite(loss)
+        def step(self, step: Any) -> None:
+            seen.append((step.epoch, step.step))
+            assert np.isfinite(step.loss)
 
         def epoch(self, epoch: Any, is_best: bool) -> None:
             seen.append(("epoch", epoch.epoch))
+
+        def event(self, name: str, values: dict[str, Any]) -> None:
+            raise AssertionError(name)
 
     small(epochs=2).fit(table(), watch=Watcher())
     first, second = [(1, k) for k in range(1, 5)], [(2, k) for k in range(1, 5)]

@@ -1,7 +1,9 @@
 """The training loop on problems so small that what must come out is known."""
 
 import math
-from collections.abc import Iterator
+import re
+import signal
+import threading
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from gatewise.errors import InputError
 from gatewise.format import Linear, Lstm, QuantileMix
 from gatewise.models import Network
-from gatewise.train import Epoch, Plan, train
+from gatewise.train import DivergedError, Epoch, History, Part, Plan, Step, train
 
 X = torch.linspace(-1, 1, 21)[:, None]
 
@@ -21,14 +23,18 @@ def _line(seed: int = 0) -> nn.Linear:
 
 
 def _run(module: nn.Module, plan: Plan, **options):
-    def loss(batch: Tensor) -> Tensor:
-        return ((module(batch) - (3 * batch + 1)) ** 2).mean()
+    def loss(batch: Tensor) -> tuple[Tensor, int]:
+        return ((module(batch) - (3 * batch + 1)) ** 2).sum(), len(batch)
 
-    def batches(epoch: int) -> Iterator[Tensor]:
-        for step in range(plan.steps):
-            yield X[(epoch + step) % 2 :: 2]
+    def batch(epoch: int, step: int, part: Part) -> Tensor:
+        rows = X[(epoch + step) % 2 :: 2]
+        return rows[part.rows(len(rows))]
 
-    return train(module, loss, batches, plan, **options)
+    return train(module, loss, batch, plan, **options)
+
+
+def _gradient(module: nn.Module) -> Tensor:
+    return torch.cat([p.grad.ravel() for p in module.parameters() if p.grad is not None])
 
 
 def _bits(module: nn.Module) -> list[bytes]:
@@ -53,18 +59,14 @@ def test_a_network_learns_to_remember() -> None:
     # The answer at the last step is the input of the first: only the recurrence can carry it.
     torch.manual_seed(0)
     network = Network([Lstm(1, 6), Linear(6, 2), QuantileMix(1, 1)])
-    generator = torch.Generator().manual_seed(1)
 
-    def batches(_: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for _step in range(60):
-            x = torch.rand(16, 5, 1, generator=generator)
-            yield x, x[:, 0, 0].clone()
+    def batch(epoch: int, step: int, part: Part) -> Tensor:
+        return torch.rand(16, 5, 1, generator=torch.Generator().manual_seed(60 * epoch + step))
 
-    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, truth = batch
-        return (network(x, torch.zeros(16, 1, 1))[:, 0, 0] - truth).abs().mean()
+    def loss(x: Tensor) -> tuple[Tensor, int]:
+        return (network(x, torch.zeros(16, 1, 1))[:, 0, 0] - x[:, 0, 0]).abs().sum(), 16
 
-    history = train(network, loss, batches, Plan(8, 60, learning_rate=2e-2))
+    history = train(network, loss, batch, Plan(8, 60, learning_rate=2e-2))
     # Without memory the best is the median, whose mean error is 1/4.
     assert history.epochs[-1].train_loss < 0.06
     assert history.epochs[0].train_loss > 0.15
@@ -76,10 +78,11 @@ class _Script:
     def __init__(self, module: nn.Module, losses: list[float]):
         self.module, self.losses, self.seen = module, iter(losses), []
 
-    def __call__(self) -> float:
+    def __call__(self, part: Part) -> tuple[float, float]:
         assert not self.module.training
+        assert part == Part()
         self.seen.append(_bits(self.module))
-        return next(self.losses)
+        return 4 * next(self.losses), 4
 
 
 def test_the_weights_of_the_best_epoch_come_out() -> None:
@@ -111,72 +114,125 @@ def test_without_validation_the_training_loss_decides_and_patience_does_not() ->
     module = nn.Linear(1, 1)
     losses = iter([2.0, 1.0, 5.0, 5.0])
 
-    def loss(scale: float) -> Tensor:
-        return module.weight.sum() * 0 + module.bias.sum() * 0 + scale
+    def loss(scale: float) -> tuple[Tensor, int]:
+        return module.weight.sum() * 0 + module.bias.sum() * 0 + scale, 1
 
-    history = train(module, loss, lambda _: [next(losses)], Plan(4, 1, patience=1))
+    history = train(module, loss, lambda *_: next(losses), Plan(4, 1, patience=1))
     assert [epoch.train_loss for epoch in history.epochs] == [2.0, 1.0, 5.0, 5.0]
     assert history.best == 2
 
 
 def test_the_training_loss_is_the_mean_over_the_steps_and_each_step_is_told() -> None:
-    told: list[tuple[int, int, float]] = []
-    history = _run(_line(), Plan(3, 4), on_step=lambda *args: told.append(args))
-    assert [(epoch, step) for epoch, step, _ in told] == [(e, s) for e in (1, 2, 3) for s in (1, 2, 3, 4)]
+    told: list[Step] = []
+    history = _run(_line(), Plan(3, 4), on_step=told.append)
+    assert [(step.epoch, step.step) for step in told] == [(e, s) for e in (1, 2, 3) for s in (1, 2, 3, 4)]
     for epoch in history.epochs:
-        mean = sum(value for number, _, value in told if number == epoch.epoch) / 4
-        assert epoch.train_loss == pytest.approx(mean, rel=1e-12)
+        steps = [step for step in told if step.epoch == epoch.epoch]
+        assert epoch.train_loss == pytest.approx(sum(step.loss for step in steps) / 4, rel=1e-12)
+        assert epoch.gradient_norm == pytest.approx(sum(step.gradient_norm for step in steps) / 4, rel=1e-12)
+        assert epoch.learning_rate == steps[-1].learning_rate
+        assert epoch.values == sum(step.values for step in steps)
+        assert all(step.seconds > 0 and step.values in {10, 11} for step in steps)
 
 
-@pytest.mark.parametrize("steps_done", [0, 2])
-def test_ctrl_c_keeps_the_best_model(steps_done: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_signal_ends_the_training_after_its_step_with_the_best_model(at: int, number: signal.Signals) -> None:
     line = _line()
     script = _Script(line, [2.0, 1.0])
+    told: list[tuple[int, int]] = []
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 
-    def batches(epoch: int) -> Iterator[Tensor]:
-        for step in range(3):
-            if epoch == 3 and step == steps_done:
-                raise KeyboardInterrupt
-            yield X
+    def batch(epoch: int, step: int, part: Part) -> Tensor:
+        if (epoch, step) == (3, at):
+            signal.raise_signal(number)
+        return X
 
-    history = train(line, lambda x: (line(x) ** 2).mean(), batches, Plan(9, 3), validate=script)
+    def loss(x: Tensor) -> tuple[Tensor, int]:
+        return (line(x) ** 2).sum(), len(x)
+
+    history = train(
+        line, loss, batch, Plan(9, 3), validate=script, on_step=lambda step: told.append((step.epoch, step.step))
+    )
     assert history.interrupted
+    assert history.stopped == number
+    assert told[-1] == (3, at)
     assert (len(history.epochs), history.best) == (2, 2)
     assert _bits(line) == script.seen[1]
     assert not line.training
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_ctrl_c_in_the_first_epoch_leaves_the_weights_as_they_were() -> None:
+def test_a_signal_in_the_first_epoch_leaves_the_weights_as_they_were() -> None:
     line = _line()
     before = _bits(line)
-
-    def on_step(_: int, step: int, __: float) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    history = _run(line, Plan(5, 5), on_step=on_step)
+    history = _run(line, Plan(5, 5), on_step=lambda step: signal.raise_signal(signal.SIGINT))
     assert history.interrupted
     assert (history.epochs, history.best) == ([], 0)
     assert _bits(line) == before
 
 
+def test_a_second_ctrl_c_does_not_wait_for_the_step() -> None:
+    line = _line()
+    before = signal.getsignal(signal.SIGINT)
+
+    def loss(x: Tensor) -> tuple[Tensor, int]:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second Ctrl-C came to nothing")
+
+    with pytest.raises(KeyboardInterrupt):
+        train(line, loss, lambda *_: X, Plan(5, 5))
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_thread_trains_without_touching_the_signals() -> None:
+    results: list[History] = []
+    thread = threading.Thread(target=lambda: results.append(_run(_line(), Plan(1, 2))))
+    thread.start()
+    thread.join()
+    assert [len(history.epochs) for history in results] == [1]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_names_epoch_and_step(value: float) -> None:
     line = _line()
+    seen: list[list[bytes]] = []
 
-    def batches(epoch: int) -> Iterator[float]:
-        for step in range(1, 5):
-            yield value if (epoch, step) == (2, 3) else 1.0
+    def batch(epoch: int, step: int, part: Part) -> float:
+        return value if (epoch, step) == (2, 3) else 1.0
 
-    with pytest.raises(InputError, match=f"the loss became {value} in epoch 2, step 3: try a lower learning rate"):
-        train(line, lambda scale: line(X).mean() * scale, batches, Plan(3, 4))
+    words = (
+        f"the loss became {value} in epoch 2, step 3: try a lower learning rate. The batch: series {value}. Largest "
+    )
+    with pytest.raises(DivergedError, match=re.escape(words) + r"gradients: (weight|bias) (nan|inf), (weight|bias) "):
+        train(
+            line, lambda scale: (line(X).sum() * scale, len(X)), batch, Plan(3, 4),
+            describe=lambda scale: f"series {scale}", on_step=lambda step: seen.append(_bits(line)),
+        )  # fmt: skip
+    # The weights of before the step, not those of the best epoch: they are the last good ones.
+    assert _bits(line) == seen[-1]
+
+
+def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is() -> None:
+    line = _line()
+    before = _bits(line)
+
+    def loss(x: Tensor) -> tuple[Tensor, int]:
+        # The square root has no slope at zero.
+        return torch.sqrt((line.weight - line.weight.detach()).abs()).sum() + line.bias.sum(), 1
+
+    with pytest.raises(DivergedError, match=r"the gradient's norm became nan in epoch 1, step 1.*weight nan, bias 1"):
+        train(line, loss, lambda *_: X, Plan(1, 1))
+    assert _bits(line) == before
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_validation_loss_that_is_not_finite_is_refused(value: float) -> None:
     # Otherwise no epoch would ever be the best, and the weights of the start would come out without a word.
+    losses = iter([1.0, value, 1.0])
     with pytest.raises(InputError, match=f"validation loss became {value} in epoch 2"):
-        _run(_line(), Plan(3, 2), validate=iter([1.0, value, 1.0]).__next__)
+        _run(_line(), Plan(3, 2), validate=lambda part: (next(losses), 1))
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 7), (12, 100), (3, 5), (2, 4)])
@@ -210,25 +266,40 @@ def test_the_first_step_is_as_long_as_the_rate_says() -> None:
     line = _line()
     moved = []
     plan = Plan(20, 1, learning_rate=0.125, weight_decay=0.0)
-    _run(line, plan, on_step=lambda *_: moved.append(line.weight.item()))
+    _run(line, plan, on_step=lambda step: moved.append(line.weight.item()))
     assert abs(moved[0] - before) == pytest.approx(0.125 / 2, rel=1e-5)
 
 
 def test_gradients_are_clipped_by_their_norm() -> None:
-    norms = []
-
+    norms, told = [], []
     module = nn.Linear(1, 1)
 
-    def on_step(*_: object) -> None:
-        grads = [p.grad for p in module.parameters() if p.grad is not None]
-        norms.append(torch.cat([g.ravel() for g in grads]).norm().item())
+    def on_step(step: Step) -> None:
+        norms.append(_gradient(module).norm().item())
+        told.append(step.gradient_norm)
 
-    def loss(scale: float) -> Tensor:
-        return (module(X) * scale).sum()
+    def loss(scale: float) -> tuple[Tensor, int]:
+        return (module(X) * scale).sum(), 1
 
-    train(module, loss, lambda _: [1e6, 1e-3], Plan(1, 2, clip_norm=0.5), on_step=on_step)
+    scales = [1e6, 1e-3]
+    train(module, loss, lambda epoch, step, part: scales[step - 1], Plan(1, 2, clip_norm=0.5), on_step=on_step)
     assert norms[0] == pytest.approx(0.5, rel=1e-4)
     assert norms[1] == pytest.approx(21e-3, rel=1e-4)
+    assert told == pytest.approx([21e6, 21e-3], rel=1e-4)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.4])
+def test_gradients_are_cut_by_their_values_first(clip_norm: float | None) -> None:
+    module = nn.Linear(2, 1)
+    slopes = torch.tensor([3.0, -0.1])
+
+    def loss(_: object) -> tuple[Tensor, int]:
+        return (module.weight * slopes).sum() + 0 * module.bias.sum(), 1
+
+    train(module, loss, lambda *_: None, Plan(1, 1, clip_value=0.5, clip_norm=clip_norm))
+    cut = torch.tensor([0.5, -0.1, 0.0])
+    wanted = cut if clip_norm is None else cut * (clip_norm / cut.norm())
+    torch.testing.assert_close(_gradient(module), wanted, rtol=1e-5, atol=0)
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
@@ -238,8 +309,8 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
         x = torch.linspace(-1, 1, 60).reshape(4, 15, 1)
         train(
             network,
-            lambda batch: (network(batch, torch.zeros(4, 3, 1)) - batch[:, :3]).abs().mean(),
-            lambda epoch: [x / epoch] * 3,
+            lambda batch: ((network(batch, torch.zeros(4, 3, 1)) - batch[:, :3]).abs().sum(), 12),
+            lambda epoch, step, part: x / epoch,
             Plan(3, 3),
         )
         return _bits(network)
@@ -254,18 +325,18 @@ def test_frozen_parameters_stay_as_they_are() -> None:
     network.lstm().requires_grad_(False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     x = torch.linspace(-1, 1, 60).reshape(4, 15, 1)
-    train(network, lambda batch: (network(batch, torch.zeros(4, 3, 1)) - 9).abs().mean(), lambda _: [x] * 3, Plan(2, 3))
+    train(network, lambda batch: ((network(batch, torch.zeros(4, 3, 1)) - 9).abs().sum(), 12), lambda *_: x, Plan(2, 3))
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith("0."), name
 
 
-def test_batches_are_asked_for_by_epoch_in_training_mode() -> None:
+def test_batches_are_asked_for_by_epoch_and_step_in_training_mode() -> None:
     line = _line()
     asked = []
 
-    def batches(epoch: int) -> list[Tensor]:
-        asked.append((epoch, line.training))
-        return [X]
+    def batch(epoch: int, step: int, part: Part) -> Tensor:
+        asked.append((epoch, step, part, line.training))
+        return X
 
-    train(line, lambda x: line(x).mean(), batches, Plan(3, 1), validate=lambda: 1.0)
-    assert asked == [(1, True), (2, True), (3, True)]
+    train(line, lambda x: (line(x).sum(), len(x)), batch, Plan(3, 2), validate=lambda part: (1.0, 1))
+    assert asked == [(epoch, step, Part(0, 1), True) for epoch in (1, 2, 3) for step in (1, 2)]

@@ -2,3 +2,8 @@
 
 INTERRUPTED = 130
 """Ctrl-C, as a shell reports it."""
+
+
+def stopped_by(signal: int) -> int:
+    """The code of a command that a signal has ended in good order, as a shell reports it: 130, 143 for SIGTERM."""
+    return 128 + signal

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from gatewise.cli.codes import INTERRUPTED
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
 
@@ -43,36 +42,19 @@ class Fit:
     """the run folder; by default runs/ and the name of the table"""
     force: bool = False
     """replace the run in the folder"""
+    resume: bool = False
+    """go on from the last checkpoint in the run folder, to the weights of a run that was never stopped; begin if there
+    is none"""
+    save_every: int = 100
+    """steps between two checkpoints"""
     config: str | None = None
     """a TOML file of settings, such as the config.toml of a run; options given beside it win"""
 
     def run(self, words: Sequence[str]) -> int:
         """Train and write; ``words`` are the command's own, for the report."""
-        from gatewise.data import read_table
-        from gatewise.tasks.forecast.folder import check_folder
+        from gatewise.cli.fitting import fit
 
-        name = Path(self.table).name.split(".")[0].strip("*?[]") or "table"
-        folder = Path(self.out or f"runs/{name}")
-        self.settings.check()
-        check_folder(folder, force=self.force)
-        df = read_table(self.table)
-
-        from gatewise.cli.progress import Progress, print_scores
-        from gatewise.tasks.forecast.fitting import fit_model
-        from gatewise.tasks.forecast.run import write_run
-
-        with Progress() as progress:
-            model, fitted = fit_model(self.settings, df, progress)
-        interrupted = fitted.history.interrupted
-        if interrupted:
-            print(f"stopped by Ctrl-C: keeping the best model so far, of epoch {fitted.history.best}.")
-        command = f"gatewise {shlex.join(words)}"
-        metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=command, force=self.force)
-        print_scores(metrics)
-        print(f"run folder: {folder} (open {folder / 'report.html'})")
-        if not (folder / "forecast.csv").exists():
-            print("no forecast.csv: the table has no future rows with the known-future covariates.")
-        return INTERRUPTED if interrupted else 0
+        return fit(self, f"gatewise {shlex.join(words)}")
 
 
 @dataclass

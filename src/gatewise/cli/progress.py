@@ -10,8 +10,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from gatewise.tasks.forecast.fitting import Summary
-    from gatewise.train import Epoch, Plan
+    from gatewise.tasks.forecast.training import Summary
+    from gatewise.train import Epoch, Plan, Step
 
 STEPS_SHOWN = 12
 _FORMATS = {"sMAPE": "{:.2f}", "MASE": "{:.3f}", "mean weighted quantile loss": "{:.4f}"}
@@ -52,9 +52,10 @@ class Progress:
         self._bar.update(self._task, total=plan.epochs * plan.steps, visible=True)
         self._bar.start()
 
-    def step(self, epoch: int, step: int, loss: float) -> None:
+    def step(self, step: "Step") -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=(epoch - 1) * self._steps + step, epoch=epoch, loss=loss)
+        done = (step.epoch - 1) * self._steps + step.step
+        self._bar.update(self._task, completed=done, epoch=step.epoch, loss=step.loss)
 
     def epoch(self, epoch: "Epoch", is_best: bool) -> None:
         """Print the epoch."""
@@ -64,6 +65,16 @@ class Progress:
             f"epoch {epoch.epoch:>3}  training {epoch.train_loss:.4f}{validation}  {epoch.seconds:.1f} s{best}",
             highlight=False,
         )
+
+    def event(self, name: str, values: Mapping[str, Any]) -> None:
+        """Say where training goes on from, and what could not be saved."""
+        place = f"epoch {values['epoch']}, step {values['step']}"
+        if name == "resumed":
+            for note in values["notes"]:
+                self._console.print(f"note: {note}", highlight=False)
+            self._console.print(f"going on from {place}", highlight=False)
+        elif name == "unsaved":
+            self._console.print(f"no checkpoint was saved at {place}: {values['error']}", style="red", highlight=False)
 
 
 def print_scores(metrics: Mapping[str, Any], *, by_step: bool = False) -> None:

@@ -4,6 +4,7 @@ Rows lie series by series in time order. The history of a series ends with its l
 future, whose targets are blank and whose known-future covariates a forecast needs.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,6 +55,15 @@ class Panel:
     def lengths(self) -> np.ndarray:
         """int64 [N], rows of history of each series."""
         return self.ends - self.offsets[:-1]
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that tell these series from others."""
+        digest = hashlib.blake2b(digest_size=16)
+        for values in (self.offsets, self.ends, self.y, self.past, self.future, self.missing):
+            digest.update(np.ascontiguousarray(values))
+        names = (self.columns, self.frequency.text, str(self.time[0]), self.ids.to_list(), self.static.rows())
+        digest.update(repr(names).encode())
+        return digest.hexdigest()
 
     def select(self, mask: np.ndarray) -> "Panel":
         """Only the series where the boolean mask [N] is true."""

@@ -1,5 +1,25 @@
 """The training loop: takes a module, a loss and batches, and knows no task."""
 
-from gatewise.train.loop import Epoch, History, Plan, train
+from gatewise.train.checkpoint import Checkpoints, DamagedCheckpointError, read_checkpoint
+from gatewise.train.group import Group, Part, joined_group
+from gatewise.train.history import Epoch, History, Step
+from gatewise.train.loop import DivergedError, train
+from gatewise.train.plan import Plan
+from gatewise.train.run import CHANGEABLE, Stateful
 
-__all__ = ["Epoch", "History", "Plan", "train"]
+__all__ = [
+    "CHANGEABLE",
+    "Checkpoints",
+    "DamagedCheckpointError",
+    "DivergedError",
+    "Epoch",
+    "Group",
+    "History",
+    "Part",
+    "Plan",
+    "Stateful",
+    "Step",
+    "joined_group",
+    "read_checkpoint",
+    "train",
+]

@@ -1,148 +1,220 @@
-"""AdamW with warm-up and cosine decay, gradient clipping by norm, and early stopping on a validation loss.
+"""The training loop: steps, epochs, the best weights, and checkpoints from which it goes on to the same bits.
 
-AdamW: Loshchilov and Hutter (2019). The weights that come out are those of the best epoch.
+A batch is a function of its epoch and step, so the place in the data is two numbers. The loss of a batch comes as a sum
+and a count, so that its mean is the same however the batch is shared out among processes and turns.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import TypeVar
+import warnings
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
 from gatewise.errors import InputError
+from gatewise.train.checkpoint import Checkpoints
+from gatewise.train.group import Part
+from gatewise.train.history import Epoch, History, OnEpoch, OnEvent, OnStep, Step
+from gatewise.train.plan import Plan
+from gatewise.train.run import Run, Stateful
+from gatewise.train.stop import Stop
 
 Batch = TypeVar("Batch")
-WARM_UP = 0.1
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How to train.
-
-    Attributes:
-        epochs: passes over ``steps`` batches, at least 1.
-        steps: batches in an epoch, at least 1.
-        learning_rate: the highest of the schedule, above 0.
-        weight_decay: AdamW's, at least 0.
-        clip_norm: gradients are scaled down to this norm.
-        patience: epochs without a better validation loss before stopping.
-    """
-
-    epochs: int
-    steps: int
-    learning_rate: float = 5e-3
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    patience: int = 5
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step as a share of the highest: linear warm-up, then a cosine down to 1 %."""
-        total = self.epochs * self.steps
-        warm = max(1, round(WARM_UP * total))
-        if step < warm:
-            return (step + 1) / warm
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+class DivergedError(InputError):
+    """A loss or a gradient that is no finite number."""
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave. ``val_loss`` is None without validation data."""
-
-    epoch: int
-    train_loss: float
-    val_loss: float | None
-    seconds: float
-
-
-@dataclass
-class History:
-    """What the training gave; ``best`` is the epoch whose weights were kept, 0 before the first."""
-
-    epochs: list[Epoch] = field(default_factory=list[Epoch])
-    best: int = 0
-    interrupted: bool = False
-
-
-OnStep = Callable[[int, int, float], None]
-OnEpoch = Callable[[Epoch, bool], None]
+def _warn(name: str, values: dict[str, Any]) -> None:
+    """What nobody listens to must be heard where work would be lost."""
+    if name == "unsaved":
+        warnings.warn(f"no checkpoint was saved: {values['error']}", stacklevel=2)
 
 
 def train(
     module: nn.Module,
-    loss: Callable[[Batch], Tensor],
-    batches: Callable[[int], Iterable[Batch]],
+    loss: Callable[[Batch], tuple[Tensor, int]],
+    batch: Callable[[int, int, Part], Batch],
     plan: Plan,
     *,
-    validate: Callable[[], float] | None = None,
-    on_step: OnStep = lambda epoch, step, value: None,
+    validate: Callable[[Part], tuple[float, float]] | None = None,
+    carried: Stateful | None = None,
+    checkpoints: Checkpoints | None = None,
+    describe: Callable[[Batch], str] = lambda batch: "",
+    on_step: OnStep = lambda step: None,
     on_epoch: OnEpoch = lambda epoch, is_best: None,
+    on_event: OnEvent = _warn,
 ) -> History:
     """Train a module and leave it with the weights of its best epoch, in evaluation mode.
 
+    In a process group (torchrun, torch.distributed), every process calls this with the same arguments and takes its
+    part of each batch; only the first writes checkpoints.
+
     Args:
         module: what to train; parameters that require no gradient stay as they are.
-        loss: the mean loss of one batch.
-        batches: gives the batches of an epoch, counted from 1; ``plan.steps`` of them.
+        loss: the sum of the losses of a batch's values, and how many they are.
+        batch: gives a part of a batch, by epoch and step (both from 1); always the same for the same three.
         plan: how to train.
-        validate: the validation loss of the module as it is; without it the training loss decides, and training runs
-            to its last epoch.
-        on_step: called with epoch, step (both from 1) and loss after every step.
+        validate: the sum and the count of the validation losses of a part of the validation data, for the module as it
+            is; without it the training loss decides, and training runs to its last epoch.
+        carried: what ``loss`` keeps from step to step, which checkpoints must hold.
+        checkpoints: where to save the run; with its ``resume``, where to go on from.
+        describe: what a batch holds, in words, for the message when its loss is no number.
+        on_step: called after every step.
         on_epoch: called with the epoch and whether it is the best so far.
+        on_event: called with a name and values, epoch and step (done, within the epoch) among them: "resumed" (notes,
+            texts), "saved" (path), "unsaved" (error: why a checkpoint could not be written; training goes on) and
+            "stopped" (signal). Without it, "unsaved" is warned of.
 
     Returns:
-        The history. Ctrl-C ends the training early: the best epoch is kept and ``interrupted`` is set.
+        The history. The first Ctrl-C or SIGTERM ends the training after the step that it came in: a checkpoint is
+        saved, the best epoch is kept and ``stopped`` is set. A second Ctrl-C raises KeyboardInterrupt.
 
     Raises:
-        InputError: a loss is not finite.
+        DivergedError: a loss or a gradient is not finite. The module keeps the weights of before that step, and they
+            are saved if there is a place for checkpoints.
+        InputError: the checkpoints are of another run, or all damaged.
+
+    Example:
+        >>> line, x = nn.Linear(1, 1), torch.linspace(-1, 1, 8)[:, None]
+        >>> def loss(x):
+        ...     return ((line(x) - 3 * x) ** 2).sum(), len(x)
+        >>> history = train(line, loss, lambda epoch, step, part: x[part.rows(8)], Plan(epochs=2, steps=50))
+        >>> [epoch.epoch for epoch in history.epochs], history.interrupted
+        ([1, 2], False)
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, plan.learning_rate, weight_decay=plan.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.rate)
-    history = History()
-    best_loss, best_state = math.inf, _copy(module)
-
-    def step(batch: Batch) -> float:
-        optimizer.zero_grad()
-        value = loss(batch)
-        value.backward()
-        nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
-        optimizer.step()
-        schedule.step()
-        return value.item()
-
-    try:
-        for number in range(1, plan.epochs + 1):
-            started, total = time.perf_counter(), 0.0
+    run = Run(module, plan, carried, checkpoints, on_event)
+    work = _Work(run, loss, batch, describe)
+    with Stop() as stop:
+        run.begin()
+        while not run.over(early=validate is not None):
             module.train()
-            for index, batch in enumerate(batches(number), 1):
-                value = step(batch)
-                if not math.isfinite(value):
-                    raise InputError(
-                        f"the loss became {value} in epoch {number}, step {index}: try a lower learning rate."
-                    )
-                total += value
-                on_step(number, index, value)
-            module.eval()
-            val_loss = validate() if validate else None
-            if val_loss is not None and not math.isfinite(val_loss):
-                raise InputError(f"the validation loss became {val_loss} in epoch {number}: try a lower learning rate.")
-            epoch = Epoch(number, total / plan.steps, val_loss, time.perf_counter() - started)
-            score = epoch.train_loss if val_loss is None else val_loss
-            history.epochs.append(epoch)
-            if score < best_loss:
-                best_loss, best_state, history.best = score, _copy(module), number
-            on_epoch(epoch, history.best == number)
-            if validate and number - history.best >= plan.patience:
-                break
-    except KeyboardInterrupt:
-        history.interrupted = True
-    module.load_state_dict(best_state)
-    module.eval()
-    return history
+            while run.step < plan.steps:
+                result, stopping = work.one_step(stop)
+                on_step(result)
+                # Alone, a signal that came since the step is obeyed at once; processes must agree, in the next step.
+                if stopping or (stop.signal and run.group.size == 1):
+                    return run.halt(stop.signal)
+                if run.steps_done() % plan.save_every == 0 and run.step < plan.steps:
+                    run.save()
+            _judge(run, validate, on_epoch)
+            run.save()
+        return run.end()
 
 
-def _copy(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+def _judge(run: Run, validate: Callable[[Part], tuple[float, float]] | None, on_epoch: OnEpoch) -> None:
+    """End an epoch: validate, and keep the weights if they are the best so far."""
+    started = time.perf_counter()
+    run.module.eval()
+    with run.average.in_place():
+        val_loss = None
+        if validate is not None:
+            total, count = run.group.total(*validate(run.group.part()))
+            val_loss = total / max(count, 1)
+            if not math.isfinite(val_loss):
+                raise DivergedError(
+                    f"the validation loss became {val_loss} in epoch {run.epoch}: try a lower learning rate."
+                )
+        sums = run.sums
+        epoch = Epoch(
+            epoch=run.epoch,
+            train_loss=sums.loss / run.plan.steps,
+            val_loss=val_loss,
+            seconds=sums.seconds + time.perf_counter() - started,
+            learning_rate=run.rate(run.steps_done() - 1),
+            gradient_norm=sums.norm / run.plan.steps,
+            values=sums.values,
+        )
+        is_best = run.keep(epoch)
+    on_epoch(epoch, is_best)
+
+
+@final
+class _Work(Generic[Batch]):
+    """One optimizer step after the other."""
+
+    def __init__(
+        self,
+        run: Run,
+        loss: Callable[[Batch], tuple[Tensor, int]],
+        batch: Callable[[int, int, Part], Batch],
+        describe: Callable[[Batch], str],
+    ):
+        self._run, self._loss, self._batch, self._describe = run, loss, batch, describe
+
+    def one_step(self, stop: Stop) -> tuple[Step, bool]:
+        """Take a step; what it gave, and whether any process was asked to stop."""
+        run, started = self._run, time.perf_counter()
+        rate = run.rate(run.steps_done())
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        run.hold_carried()
+        run.optimizer.zero_grad()
+        total, count, culprit = self._gradients()
+        total, count, stopping = run.group.total(total, count, float(stop.signal != 0))
+        mean = total / max(count, 1)
+        norm = self._average(count)
+        if not (math.isfinite(mean) and math.isfinite(norm.item())):
+            self._diverge(mean, norm.item(), culprit)
+        self._clip(norm)
+        run.optimizer.step()
+        run.step += 1
+        run.average.update(run.steps_done())
+        result = Step(run.epoch, run.step, mean, rate, norm.item(), int(count), time.perf_counter() - started)
+        run.sums.add(result)
+        return result, stopping > 0
+
+    def _gradients(self) -> tuple[float, int, Batch]:
+        """Gradients of the sum of this process' losses; the sum, the count, and a batch that went wrong if any did."""
+        run, total, count = self._run, 0.0, 0
+        culprits: list[Batch] = []
+        for turn in range(run.plan.accumulate):
+            batch = self._batch(run.epoch, run.step + 1, run.group.part(turn, run.plan.accumulate))
+            with torch.autocast(run.device, torch.bfloat16, enabled=run.plan.autocast is not None):
+                value, values = self._loss(batch)
+            value.backward()
+            value = value.item()
+            if not culprits or not math.isfinite(value):
+                culprits.append(batch)
+            total, count = total + value, count + values
+        return total, count, culprits[-1]
+
+    def _average(self, count: float) -> Tensor:
+        """Turn the gradients from sums over a process into means over the batch; their norm."""
+        run = self._run
+        if run.group.size > 1:
+            # A part without rows may have reached no weight, and all processes must send the same.
+            for p in run.parameters:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        gradients = [p.grad for p in run.parameters if p.grad is not None]
+        run.group.sum(gradients)
+        for gradient in gradients:
+            gradient.mul_(1 / max(count, 1))
+        return nn.utils.get_total_norm(gradients)
+
+    def _clip(self, norm: Tensor) -> None:
+        plan, parameters = self._run.plan, self._run.parameters
+        if plan.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, plan.clip_value)
+            norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
+        if plan.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, plan.clip_norm, norm)
+
+    def _diverge(self, mean: float, norm: float, batch: Batch) -> None:
+        run = self._run
+        what = f"the loss became {mean}" if not math.isfinite(mean) else f"the gradient's norm became {norm}"
+        sizes = {name: p.grad.abs().max().item() for name, p in run.module.named_parameters() if p.grad is not None}
+        # What is no number comes first.
+        largest = sorted(sizes, key=lambda name: -sizes[name] if math.isfinite(sizes[name]) else -math.inf)[:3]
+        parts = [
+            f"{what} in epoch {run.epoch}, step {run.step + 1}: try a lower learning rate.",
+            *([f"The batch: {described}."] if (described := self._describe(batch)) else []),
+            f"Largest gradients: {', '.join(f'{name} {sizes[name]:.3g}' for name in largest)}.",
+        ]
+        saved = run.save(diverged=True)
+        if saved is not None:
+            parts.append(f"The weights before that step are saved in {saved}.")
+        raise DivergedError(" ".join(parts))

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any, Self, final
 
 import narwhals as nw
@@ -15,7 +16,8 @@ from gatewise.tasks.forecast.model import ForecastModel
 from gatewise.tasks.forecast.settings import Settings
 
 if TYPE_CHECKING:
-    from gatewise.tasks.forecast.fitting import Fitted, Watcher
+    from gatewise.tasks.forecast.fitting import Fitted
+    from gatewise.tasks.forecast.training import Watcher
 
 
 @final
@@ -48,25 +50,39 @@ class Forecaster(Settings):
         self.fitted_: Fitted | None = None
         self._backend: Any = None
 
-    def fit(self, frame: object, y: None = None, *, watch: "Watcher | None" = None) -> Self:
+    def fit(
+        self,
+        frame: object,
+        y: None = None,
+        *,
+        watch: "Watcher | None" = None,
+        checkpoints: str | Path | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Train on a long table.
 
         Args:
             frame: one row per series and time: a Polars, pandas or pyarrow frame, or the path of a table.
             y: None; here because scikit-learn's tools pass it. The target is a column of the frame.
             watch: told of the data, every step and every epoch.
+            checkpoints: a folder for the last two checkpoints of the training; by default none are saved.
+            resume: go on from the last checkpoint, if there is one, to the weights of a fit that was never stopped.
 
-        Ctrl-C after the first epoch ends the training: the best model so far is kept, with a warning.
+        Ctrl-C or SIGTERM after the first epoch ends the training: the best model so far is kept, with a warning.
         """
         if y is not None:
             raise InputError("y must be None: the target is a column of the frame, named by target.")
         # Here, because torch is for training only.
-        from gatewise.tasks.forecast.fitting import Silent, fit_model
+        from gatewise.tasks.forecast.fitting import fit_model
+        from gatewise.tasks.forecast.training import Silent
 
-        self.model_, self.fitted_ = fit_model(self, to_polars(frame), watch or Silent())
+        self.model_, self.fitted_ = fit_model(
+            self, to_polars(frame), watch or Silent(), checkpoints=checkpoints, resume=resume
+        )
         self._backend = _backend_of(frame)
         if self.fitted_.history.interrupted:
-            warnings.warn(f"stopped by Ctrl-C: kept epoch {self.fitted_.history.best}, the best so far.", stacklevel=2)
+            by = Signals(self.fitted_.history.stopped).name
+            warnings.warn(f"stopped by {by}: kept epoch {self.fitted_.history.best}, the best so far.", stacklevel=2)
         return self
 
     def predict(self, frame: object | None = None, *, future: object | None = None) -> Any:

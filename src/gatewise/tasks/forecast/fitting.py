@@ -2,20 +2,20 @@
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from gatewise.data import Columns, Panel, build_panel
 from gatewise.data.windows import extend
 from gatewise.models import Network
 from gatewise.runtime.forecast import architecture
-from gatewise.runtime.windows import Batch, Shape, Windows
+from gatewise.runtime.windows import Shape
 from gatewise.tasks.forecast.encoding import fit_encoding
 from gatewise.tasks.forecast.inputs import windows_of
 from gatewise.tasks.forecast.model import ForecastModel, moments_of
@@ -30,39 +30,8 @@ from gatewise.tasks.forecast.resolve import (
 )
 from gatewise.tasks.forecast.settings import Settings
 from gatewise.tasks.forecast.split import Split
-from gatewise.train import Epoch, History, Plan, train
-
-STEPS_PER_EPOCH = 100
-FAR = 10.0
-"""In units of a window's scale."""
-
-Summary = Sequence[tuple[str, str]]
-
-
-class Watcher(Protocol):
-    """Who wants to follow a fit."""
-
-    def begin(self, summary: Summary, plan: Plan) -> None:
-        """Called before training with what a person wants to see of the data and the model."""
-
-    def step(self, epoch: int, step: int, loss: float) -> None:
-        """Called after every training step."""
-
-    def epoch(self, epoch: Epoch, is_best: bool) -> None:
-        """Called after every epoch."""
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def begin(self, summary: Summary, plan: Plan) -> None:
-        """Say nothing."""
-
-    def step(self, epoch: int, step: int, loss: float) -> None:
-        """Say nothing."""
-
-    def epoch(self, epoch: Epoch, is_best: bool) -> None:
-        """Say nothing."""
+from gatewise.tasks.forecast.training import STEPS_PER_EPOCH, Summary, Watcher, identity, plan_of, train_network
+from gatewise.train import Checkpoints, History
 
 
 @dataclass(frozen=True)
@@ -84,12 +53,28 @@ class Fitted:
     settings: dict[str, Any]
 
 
-def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[ForecastModel, Fitted]:
+def fit_model(
+    settings: Settings,
+    df: pl.DataFrame,
+    watch: Watcher,
+    *,
+    checkpoints: str | Path | None = None,
+    resume: bool = False,
+    save_every: int = STEPS_PER_EPOCH,
+) -> tuple[ForecastModel, Fitted]:
     """Train a forecaster on a long table.
 
+    Args:
+        settings: of the forecaster.
+        df: one row per series and time.
+        watch: told of the data, every step and every epoch.
+        checkpoints: a folder for the run's last two checkpoints; None for none.
+        resume: whether to go on from the last of them, if there is one.
+        save_every: steps between two checkpoints; one is saved after each epoch, too.
+
     Raises:
-        InputError: a setting is out of range, or the table is not as described.
-        KeyboardInterrupt: Ctrl-C came before the first epoch was over, so there is no model to keep.
+        InputError: a setting is out of range, the table is not as described, or a checkpoint is of another run.
+        StoppedError: a signal came before the first epoch was over, so there is no model yet.
     """
     settings.check()
     panel = build_panel(df, resolve_columns(df, settings), missing=settings.missing)
@@ -105,7 +90,10 @@ def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[For
         blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(settings.quantiles))
         network = Network(blocks, settings.dropout)
         network.lstm().requires_grad_(not settings.freeze_lstm)
-        plan = Plan(settings.epochs, STEPS_PER_EPOCH, settings.learning_rate, patience=settings.patience)
+        plan = plan_of(settings, save_every)
+        place = (
+            None if checkpoints is None else Checkpoints(checkpoints, resume=resume, identity=identity(settings, panel))
+        )
         summary += [
             ("window and horizon", f"{window} and {settings.horizon} steps, season {season}"),
             ("LSTM inputs", ", ".join(inputs.channels)),
@@ -114,7 +102,9 @@ def fit_model(settings: Settings, df: pl.DataFrame, watch: Watcher) -> tuple[For
         ]
         watch.begin(summary, plan)
         started = time.perf_counter()
-        history = _train(network, inputs, split, plan, settings=settings, watch=watch)
+        history = train_network(
+            network, inputs, split, plan, settings=settings, panel=panel, watch=watch, checkpoints=place
+        )
     model = ForecastModel(
         blocks=network.blocks,
         weights=network.weights(),
@@ -142,52 +132,6 @@ def _record(history: History, settings: Settings, seconds: float) -> dict[str, A
         "settings": asdict(settings),
         "torch": str(torch.__version__),
     }
-
-
-def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> Tensor:
-    """The mean quantile loss (Koenker and Bassett 1978) over all values [B, h] whose truth is known (not NaN).
-
-    A window whose truth or forecast lies far outside its scale, as after a dead stretch, counts less, so that it does
-    not drown the others.
-    """
-    known = ~truth.isnan()
-    truth = torch.where(known, truth, 0.0)
-    farthest = torch.maximum(truth.abs().amax(1), quantiles.detach().abs().amax((1, 2)))
-    weight = FAR / farthest.clamp(min=FAR)[:, None]
-    error = truth[..., None] - quantiles
-    loss = torch.maximum(levels * error, (levels - 1) * error).mean(-1) * weight
-    return (loss * known).sum() / known.sum().clamp(min=1)
-
-
-def _train(
-    network: Network, inputs: Windows, split: Split, plan: Plan, *, settings: Settings, watch: Watcher
-) -> History:
-    levels = torch.tensor(settings.quantiles)
-    ranges, validation = split.training(), split.validation()
-
-    def loss(batch: Batch) -> Tensor:
-        x, candidates, truth = (torch.from_numpy(v) for v in (batch.x, batch.candidates, batch.truth))
-        return pinball(network(x, candidates), truth, levels)
-
-    def batches(epoch: int) -> Iterator[Batch]:
-        for step in range(plan.steps):
-            yield inputs.gather(ranges.draw(settings.batch, (settings.seed, epoch, step)))
-
-    def validate() -> float:
-        total = 0.0
-        with torch.no_grad():
-            for start in range(0, len(validation), settings.batch):
-                part = validation.take(slice(start, start + settings.batch))
-                total += loss(inputs.gather(part)).item() * len(part)
-        return total / len(validation)
-
-    history = train(
-        network, loss, batches, plan,
-        validate=validate if len(validation) else None, on_step=watch.step, on_epoch=watch.epoch,
-    )  # fmt: skip
-    if history.interrupted and not history.best:
-        raise KeyboardInterrupt
-    return history
 
 
 @contextlib.contextmanager

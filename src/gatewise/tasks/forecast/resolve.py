@@ -1,5 +1,7 @@
 """What the settings become once the table is known: its columns, season, window and lags."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -98,14 +100,18 @@ def drop_short(panel: Panel, least: int, policy: str, need: str, remedy: str) ->
     short = panel.lengths() < least
     if policy == "pad" or not short.any():
         return panel, ()
-    names = [str(name) for name in panel.ids.filter(pl.Series(short)).head(5)]
-    listed = ", ".join(names) + (", …" if short.sum() > len(names) else "")
+    names = listed(panel.ids.filter(pl.Series(short)).head(6).cast(pl.String).to_list())
     which = f"{int(short.sum()):,} of {len(short):,} series"
     if policy == "drop" and not short.all():
-        return panel.select(~short), (f"left out {which}, shorter than the {need}: {listed}",)
+        return panel.select(~short), (f"left out {which}, shorter than the {need}: {names}",)
     shortest = int(panel.lengths()[short].min())
     none = " None is left." if policy == "drop" else ""
-    raise InputError(f"{which} are too short for the {need}: {listed} (the shortest has {shortest}).{none} {remedy}")
+    raise InputError(f"{which} are too short for the {need}: {names} (the shortest has {shortest}).{none} {remedy}")
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, in words."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def choose_lags(panel: Panel, train_ends: np.ndarray, season: int, window: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from gatewise.errors import InputError
 
-_FRACTIONS = {"dropout", "learning_rate"}
+_FRACTIONS = {"dropout", "learning_rate", "weight_decay", "momentum", "clip_norm", "clip_value", "average"}
 
 
 @dataclass
@@ -34,7 +34,18 @@ class Settings:
         dropout: probability of zeroing an output of the LSTM in training.
         epochs: at most this many, of 100 batches of windows drawn at random.
         batch: B, windows in a batch.
-        learning_rate: the highest of the schedule (warm-up, then cosine).
+        learning_rate: the highest of the schedule.
+        optimizer: adamw, sgd, or another of torch.optim by name.
+        weight_decay: pulls weights towards zero; for adamw apart from the gradient.
+        momentum: of sgd.
+        schedule: what the rate does after its warm-up: fall as a cosine, halve whenever validation no longer improves
+            (plateau), or stay (constant).
+        clip_norm: gradients are scaled down to this norm.
+        clip_value: each element of a gradient is cut to plus or minus this; by default it is not.
+        accumulate: parts in which a batch goes through the network, so that memory is that of a part.
+        average: share, such as 0.999, that an exponential average of the weights keeps at each step; the average is
+            what is validated and kept. 0 for none.
+        autocast: bfloat16 lets torch's operators compute in it where that is safe; by default all is float32.
         patience: stop after this many epochs without a better validation loss.
         holdout: last steps of every series kept from training and used to score the model; by default the horizon,
             or up to ten of them where series are long (5 % of their length); 0 to train on everything.
@@ -65,6 +76,15 @@ class Settings:
     epochs: int = 12
     batch: int = 64
     learning_rate: float = 6e-3
+    optimizer: str = "adamw"
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    clip_norm: float = 1.0
+    clip_value: float | None = None
+    accumulate: int = 1
+    average: float = 0.0
+    autocast: Literal["bfloat16"] | None = None
     patience: int = 4
     holdout: int | None = None
     missing: Literal["error", "ffill", "mask"] = "error"
@@ -83,15 +103,24 @@ class Settings:
         "epochs": (1, 1_000_000),
         "batch": (1, 1_000_000),
         "learning_rate": (1e-9, 10),
+        "weight_decay": (0, 1e3),
+        "momentum": (0, 0.9999),
+        "clip_norm": (1e-9, 1e9),
+        "clip_value": (1e-9, 1e9),
+        "accumulate": (1, 1_000_000),
+        "average": (0, 0.999999),
         "patience": (1, 1_000_000),
         "holdout": (0, 1_000_000),
         "seed": (0, 2**63 - 1),
         "threads": (1, 1024),
     }
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+    _CHOICES: ClassVar[dict[str, tuple[str | None, ...]]] = {
         "missing": ("error", "ffill", "mask"),
         "short": ("error", "pad", "drop"),
+        "schedule": ("cosine", "plateau", "constant"),
+        "autocast": ("bfloat16", None),
     }
+    _OPTIONAL: ClassVar[frozenset[str]] = frozenset({"season", "window", "holdout", "clip_value"})
 
     def plain(self) -> "Settings":
         """The same settings in Python's own types, whatever NumPy scalars and lists they came as."""
@@ -112,7 +141,7 @@ class Settings:
         """
         for name, (low, high) in self._RANGES.items():
             value = getattr(self, name)
-            if value is None and name in {"season", "window", "holdout"}:
+            if value is None and name in self._OPTIONAL:
                 continue
             whole = name not in _FRACTIONS
             if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
@@ -121,7 +150,7 @@ class Settings:
                 raise InputError(f"{name} must be from {low:g} to {high:g}, not {value}.")
         for name, choices in self._CHOICES.items():
             if getattr(self, name) not in choices:
-                raise InputError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}.")
+                raise InputError(f"{name} must be one of {', '.join(map(str, choices))}, not {getattr(self, name)!r}.")
         for name in ("past", "future", "static"):
             value = getattr(self, name)
             if not isinstance(value, tuple | list) or not all(isinstance(column, str) for column in value):

@@ -1,0 +1,113 @@
+"""Several processes that train one model, as torchrun starts them; or this one alone.
+
+Every process takes its part of each batch, and gradients are summed over all of them before a step, so that the weights
+stay equal everywhere and the batches are those of a single process.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``count`` parts of a batch, counted from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, total: int) -> slice:
+        """The rows of this part, of ``total``: parts differ by at most one row, may be empty, and hold each row once.
+
+        Example:
+            >>> [Part(index, 3).rows(4) for index in range(3)]
+            [slice(0, 1, None), slice(1, 2, None), slice(2, 4, None)]
+        """
+        return slice(total * self.index // self.count, total * (self.index + 1) // self.count)
+
+
+@final
+class Group:
+    """The processes of torch.distributed's default group, or this one if there is none.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many there are.
+    """
+
+    def __init__(self) -> None:
+        joined = distributed.is_available() and distributed.is_initialized()
+        self.rank = distributed.get_rank() if joined else 0
+        self.size = distributed.get_world_size() if joined else 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def part(self, turn: int = 0, turns: int = 1) -> Part:
+        """This process' part of a batch, or one of the parts that it takes in turns."""
+        return Part(self.rank * turns + turn, self.size * turns)
+
+    def align(self, module: nn.Module) -> None:
+        """Give all processes the weights of the first, and each its own random numbers."""
+        if self.size == 1:
+            return
+        for value in module.state_dict().values():
+            distributed.broadcast(value, 0)
+        torch.manual_seed(torch.initial_seed() + self.rank)
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one type by their sums over the processes, in one message."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.ravel() for tensor in tensors])
+        distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def total(self, *values: float) -> list[float]:
+        """The sums of numbers over the processes."""
+        if self.size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self._device())
+        distributed.all_reduce(sums)
+        return sums.tolist()
+
+    def gather(self, item: Any) -> list[Any]:
+        """The items of all processes, in their order, for the first; nothing for the others."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] | None = [None] * self.size if self.first else None
+        distributed.gather_object(item, items)
+        return items or []
+
+    def spread(self, item: Any) -> Any:
+        """The first process' item."""
+        if self.size == 1:
+            return item
+        items = [item]
+        distributed.broadcast_object_list(items)
+        return items[0]
+
+    @staticmethod
+    def _device() -> str:
+        return "cuda" if distributed.get_backend() == "nccl" else "cpu"
+
+
+@contextmanager
+def joined_group() -> Iterator[Group]:
+    """Join the group that torchrun has described in the environment, if it has, and leave it at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+        yield Group()
+        return
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Group()
+    finally:
+        distributed.destroy_process_group()

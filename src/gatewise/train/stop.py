@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM as wishes that are granted between two steps."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self, final
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@final
+class Stop:
+    """While it is entered, the first Ctrl-C or SIGTERM is noted instead of obeyed.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. In threads other than the main one, which cannot take signals,
+    nothing changes.
+
+    Attributes:
+        signal: the number of the signal that came, 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            # None stands for a handler that was not set from Python, which cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = self.signal or number

@@ -16,6 +16,7 @@ START = datetime(2024, 1, 1)
 SMALL = ["--horizon", "4", "--season", "6", "--window", "12", "--hidden", "4", "--epochs", "1", "--batch", "4"]
 """A model that trains in no time: 16 rows of a series are enough."""
 RUN_FILES = {"model.safetensors", "config.toml", "metrics.json", "forecast.csv", "report.html"}
+TRAINING = {"checkpoints", "log.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ SHOP_ROLES = [
 def snapshot(folder: Path) -> dict[str, bytes | None]:
     """Every file below a folder with its bytes, and every folder with None."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def results(folder: Path) -> dict[str, bytes | None]:
+    """The same without what a run keeps to go on from, and its log."""
+    return {name: data for name, data in snapshot(folder).items() if not TRAINING & set(Path(name).parts)}
 
 
 def check_forecast(

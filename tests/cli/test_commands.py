@@ -21,6 +21,7 @@ from cli_tools import (
     command,
     long_table,
     refuses,
+    results,
     shop_table,
     snapshot,
     succeeds,
@@ -131,7 +132,7 @@ def test_fit_shows_the_data_before_training_and_the_scores_after(quick: Path) ->
     places = [out.find(text) for text in shown]
     assert -1 not in places, shown[places.index(-1)]
     assert places == sorted(places)
-    assert set(snapshot(quick / "runs" / "table")) == RUN_FILES
+    assert set(results(quick / "runs" / "table")) == RUN_FILES
 
 
 def test_the_run_folder_tells_how_it_was_made(trained: Path) -> None:
@@ -178,7 +179,7 @@ def test_force_replaces_the_run_and_nothing_else(quick: Path) -> None:
     assert "not empty" in refuses("fit", "table.csv", *SMALL, "--seed", "1", "--out", "run")
     assert snapshot(quick) == before
     succeeds("fit", "table.csv", *SMALL, "--seed", "1", "--out", "run", "--force")
-    assert set(snapshot(quick / "run")) == RUN_FILES | {"notes.txt"}
+    assert set(results(quick / "run")) == RUN_FILES | {"notes.txt"}
     assert Path("run/notes.txt").read_text() == "mine"
     check_forecast(read_table("run/forecast.csv"), long_table())
     changed = {name for name, data in snapshot(quick).items() if before.get(name) != data}
@@ -191,24 +192,24 @@ def test_force_leaves_no_forecast_of_another_run(quick: Path) -> None:
     shop_table(future=0).write_csv("past.csv")
     out = succeeds("fit", "past.csv", *SMALL, *SHOP_ROLES, "--out", "run", "--force").out
     assert "no forecast.csv: the table has no future rows" in out
-    assert set(snapshot(quick / "run")) == RUN_FILES - {"forecast.csv"}
+    assert set(results(quick / "run")) == RUN_FILES - {"forecast.csv"}
 
 
 def test_an_empty_folder_may_take_the_run(quick: Path) -> None:
     long_table().write_csv("table.csv")
     Path("run").mkdir()
     succeeds("fit", "table.csv", *SMALL, "--out", "run")
-    assert set(snapshot(quick / "run")) == RUN_FILES
+    assert set(results(quick / "run")) == RUN_FILES
 
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (OSError(28, "No space left on device"), 1, "gatewise: the run folder run cannot be written: No space left on"),
-        (KeyboardInterrupt(), 130, "stopped; nothing was written."),
+        (KeyboardInterrupt(), 130, "stopped while writing, saved in run/checkpoints: the same command with --resume"),
     ],
 )
-def test_a_fit_that_stops_while_writing_leaves_nothing(
+def test_a_fit_that_stops_while_writing_leaves_what_resume_needs(
     quick: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
 ) -> None:
     def fail(data: object) -> str:
@@ -216,12 +217,14 @@ def test_a_fit_that_stops_while_writing_leaves_nothing(
         raise error
 
     long_table().write_csv("table.csv")
-    before = snapshot(quick)
-    monkeypatch.setattr(run, "render_report", fail)
-    result = command("fit", "table.csv", *SMALL, "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "render_report", fail)
+        result = command("fit", "table.csv", *SMALL, "--out", "run")
     assert result.code == code
     assert result.err.startswith(said)
-    assert snapshot(quick) == before
+    assert set(results(quick)) == {"table.csv", "run"}
+    assert "going on from" in succeeds("fit", "table.csv", *SMALL, "--out", "run", "--resume").out
+    assert set(results(quick / "run")) == RUN_FILES
 
 
 # --- predict --------------------------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
-from cli_tools import RUN_FILES, SMALL, check_forecast, long_table, snapshot, succeeds
+import pytest
+from cli_tools import RUN_FILES, SMALL, check_forecast, long_table, results, snapshot, succeeds
 
 from gatewise.data import read_table
 
@@ -42,7 +44,8 @@ def test_fit_then_predict(tmp_path: Path) -> None:
     fitted = finished(folder, "fit", "table.csv", *SMALL)
     assert (fitted.returncode, fitted.stderr) == (0, "")
     run = folder / "runs" / "table"
-    assert set(snapshot(run)) == RUN_FILES
+    assert set(results(run)) == RUN_FILES
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-0000000100.checkpoint"]
     page = (run / "report.html").read_text()
     assert page.lower().startswith("<!doctype html>")
     assert len(page) < 1_000_000
@@ -65,9 +68,10 @@ def test_ctrl_c_keeps_the_best_model_so_far(tmp_path: Path) -> None:
     words = ["fit", "table.csv", *SMALL, "--epochs", "1000", "--patience", "1000", "--out", "run"]
     code, out, err = interrupted(tmp_path, words, lambda line: line.startswith("epoch   1 "))
     assert code == 130, err
-    assert "stopped by Ctrl-C: keeping the best model so far, of epoch" in out
+    assert "stopped by Ctrl-C, saved in run/checkpoints: the same command with --resume goes on.\n" in out
+    assert "keeping the best model so far, of epoch" in out
     assert "Traceback" not in err
-    assert set(snapshot(tmp_path)) == {"table.csv", "run", *(f"run/{name}" for name in RUN_FILES)}
+    assert set(results(tmp_path)) == {"table.csv", "run", *(f"run/{name}" for name in RUN_FILES)}
     training = json.loads((tmp_path / "run" / "metrics.json").read_text())["training"]
     assert training["interrupted"] is True
     assert 1 <= training["best_epoch"] <= len(training["epochs"]) < 1000
@@ -76,15 +80,29 @@ def test_ctrl_c_keeps_the_best_model_so_far(tmp_path: Path) -> None:
     check_forecast(pl.read_parquet(tmp_path / "f.parquet"), long_table())
 
 
-def test_ctrl_c_before_the_first_epoch_writes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_a_signal_in_the_first_epoch_leaves_what_resume_needs(
+    tmp_path: Path, number: signal.Signals, code: int, name: str
+) -> None:
     long_table().write_csv(tmp_path / "table.csv")
-    before = snapshot(tmp_path)
-    slow = [*SMALL, "--hidden", "512", "--batch", "64"]
-    code, out, err = interrupted(tmp_path, ["fit", "table.csv", *slow], lambda line: line.startswith("weights"))
-    assert code == 130, err
-    assert err.strip() == "stopped; nothing was written."
-    assert "epoch" not in out
-    assert snapshot(tmp_path) == before
+    words = ["fit", "table.csv", *SMALL, "--hidden", "256", "--batch", "64", "--out", "run"]
+    pipe, saved = subprocess.PIPE, tmp_path / "run" / "checkpoints"
+    with subprocess.Popen(
+        [GATEWISE, *words, "--save-every", "1"], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        while not saved.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert f"stopped by {name} in the first epoch, saved in run/checkpoints: the same command with --resume" in out
+    assert "\nepoch" not in out
+    assert not err
+    assert set(results(tmp_path)) == {"table.csv", "run"}
+    resumed = finished(tmp_path, *words, "--resume")
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert "going on from epoch 1, step" in resumed.stdout
+    assert set(results(tmp_path / "run")) == RUN_FILES
 
 
 def test_a_reader_that_has_enough_is_no_error(trained: Path) -> None:

@@ -15,8 +15,8 @@ from gatewise.data import Columns, Panel, build_panel
 from gatewise.runtime.encoding import Category, Encoding, Numeric
 from gatewise.runtime.windows import Batch, Origins, Shape, channels
 from gatewise.tasks.forecast.encoding import fit_encoding
-from gatewise.tasks.forecast.training import FAR, pinball
 from gatewise.tasks.forecast.inputs import windows_of
+from gatewise.tasks.forecast.training import FAR, pinball
 
 PLAIN = Encoding((), (), (), ())
 

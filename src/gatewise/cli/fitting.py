@@ -1,10 +1,11 @@
 """What ``gatewise fit`` does: check, read, train, write; alone or as one of torchrun's processes."""
 
+import sys
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
 
-from gatewise.cli.codes import stopped_by
+from gatewise.cli.codes import INTERRUPTED, stopped_by
 from gatewise.data import read_table
 from gatewise.tasks.forecast.folder import CHECKPOINTS, check_folder
 
@@ -53,7 +54,11 @@ def fit(command: "Fit", title: str) -> int:
             # Whoever sends SIGTERM waits for a few seconds only.
             return stopped_by(stopped)
         print(f"keeping the best model so far, of epoch {fitted.history.best}.")
-    metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=title, force=True)
+    try:
+        metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=title, force=True)
+    except KeyboardInterrupt:
+        print(f"stopped while writing, {go_on}", file=sys.stderr)
+        return INTERRUPTED
     print_scores(metrics)
     print(f"run folder: {folder} (open {folder / 'report.html'})")
     if not (folder / "forecast.csv").exists():

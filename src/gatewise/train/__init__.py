@@ -6,6 +6,8 @@ from gatewise.train.history import Epoch, History, Step
 from gatewise.train.loop import DivergedError, train
 from gatewise.train.plan import Plan
 from gatewise.train.run import CHANGEABLE, Stateful
+from gatewise.train.streams import Streams, Window
+from gatewise.train.truncated import Truncated
 
 __all__ = [
     "CHANGEABLE",
@@ -19,6 +21,9 @@ __all__ = [
     "Plan",
     "Stateful",
     "Step",
+    "Streams",
+    "Truncated",
+    "Window",
     "joined_group",
     "read_checkpoint",
     "train",

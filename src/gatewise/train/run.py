@@ -182,7 +182,8 @@ class Run:
         try:
             self._take(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"the checkpoint in {checkpoints.folder} is of another model: {error}") from None
+            why = " ".join(str(error).split())
+            raise InputError(f"the checkpoint in {checkpoints.folder} is of another model: {why}") from None
         self._tell("resumed", notes=notes)
 
     def _take(self, state: Mapping[str, Any]) -> None:

@@ -3,15 +3,21 @@
 import contextlib
 import io
 import math
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from safetensors.numpy import load_file
 
 from gatewise.cli import main
 
+GATEWISE = shutil.which("gatewise", path=str(Path(sys.executable).parent)) or "gatewise"
 START = datetime(2024, 1, 1)
 SMALL = ["--horizon", "4", "--season", "6", "--window", "12", "--hidden", "4", "--epochs", "1", "--batch", "4"]
 """A model that trains in no time: 16 rows of a series are enough."""
@@ -52,6 +58,18 @@ def succeeds(*words: object) -> Result:
     result = command(*words)
     assert result.code == 0, result.raw_err
     return result
+
+
+def finished(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``gatewise`` as a process of its own, in a folder."""
+    return subprocess.run([GATEWISE, *words], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two run folders hold the same model, bit by bit."""
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert a.keys() == b.keys()
+    return all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def refuses(*words: object) -> str:

@@ -9,7 +9,6 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import numpy as np
 import polars as pl
 import pytest
 from cli_tools import (
@@ -22,23 +21,16 @@ from cli_tools import (
     long_table,
     refuses,
     results,
+    same_weights,
     shop_table,
     snapshot,
     succeeds,
     wave,
 )
 from polars.testing import assert_frame_equal
-from safetensors.numpy import load_file
 
 from gatewise.data import read_table
 from gatewise.tasks.forecast import run
-
-
-def same_weights(one: Path, other: Path) -> bool:
-    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert a.keys() == b.keys()
-    return all(np.array_equal(a[name], b[name]) for name in a)
-
 
 # --- the words ------------------------------------------------------------------------------------------------------
 

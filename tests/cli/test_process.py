@@ -1,25 +1,17 @@
 """The installed command in a process of its own: exit codes, streams, Ctrl-C."""
 
 import json
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
-from cli_tools import RUN_FILES, SMALL, check_forecast, long_table, results, snapshot, succeeds
+from cli_tools import GATEWISE, RUN_FILES, SMALL, check_forecast, finished, long_table, results, snapshot, succeeds
 
 from gatewise.data import read_table
-
-GATEWISE = shutil.which("gatewise", path=str(Path(sys.executable).parent)) or "gatewise"
-
-
-def finished(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([GATEWISE, *words], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 def interrupted(folder: Path, words: list[str], ready: Callable[[str], bool]) -> tuple[int, str, str]:

@@ -1,0 +1,125 @@
+"""`gatewise fit --resume` after a kill, a signal or nothing at all: the weights of a run that was never stopped."""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from cli_tools import (
+    GATEWISE,
+    RUN_FILES,
+    SMALL,
+    command,
+    finished,
+    long_table,
+    refuses,
+    results,
+    same_weights,
+    snapshot,
+    succeeds,
+)
+
+from gatewise.tasks.forecast import training
+from gatewise.train import read_checkpoint
+
+SLOWER = [*SMALL, "--hidden", "64", "--batch", "16", "--epochs", "3", "--dropout", "0.3", "--average", "0.9"]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    long_table().write_csv(tmp_path / "table.csv")
+    return tmp_path
+
+
+def test_fault_23_a_fit_that_is_killed_twice_and_resumed(table: Path) -> None:
+    words = ["fit", "table.csv", *SLOWER, "--save-every", "7"]
+    whole = finished(table, *words, "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    saved = table / "run" / "checkpoints"
+    for number in range(2):
+        with subprocess.Popen([GATEWISE, *words, "--out", "run", "--resume"], cwd=table, stdout=subprocess.PIPE) as fit:
+            before = {path.name for path in saved.glob("step-*")}
+            # Some steps beyond the checkpoint, which are lost and taken again.
+            while {path.name for path in saved.glob("step-*")} <= before and fit.poll() is None:
+                time.sleep(0.005)
+            time.sleep(0.02 * number)
+            fit.send_signal(signal.SIGKILL)
+            assert fit.wait(timeout=60) == -signal.SIGKILL
+        assert set(results(table / "run")) == set()
+    resumed = finished(table, *words, "--out", "run", "--resume")
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert "going on from epoch" in resumed.stdout
+    assert same_weights(table / "whole", table / "run")
+    for name in ("forecast.csv", "config.toml"):
+        assert (table / "run" / name).read_bytes() == (table / "whole" / name).read_bytes()
+
+
+def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
+    words = ["fit", "table.csv", *SMALL, "--out", "run", "--resume"]
+    assert "going on" not in succeeds(*words).out
+    first = results(table / "run")
+    assert set(first) == RUN_FILES
+    assert "going on from epoch 2, step 0" in succeeds(*words).out
+    again = results(table / "run")
+    assert again["forecast.csv"] == first["forecast.csv"]
+    # More epochs are more training.
+    assert "note: epochs is 2 from here on, it was 1" in succeeds(*words, "--epochs", "2").out
+    assert results(table / "run")["forecast.csv"] != first["forecast.csv"]
+
+
+def test_what_resume_refuses(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(table)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
+    words = ["fit", "table.csv", *SMALL, "--out", "run"]
+    succeeds(*words)
+    before = snapshot(table)
+    assert "the output folder run is not empty: give another --out" in refuses(*words)
+    assert "give --force to replace the run or --resume to go on with it" in refuses(*words, "--resume", "--force")
+    said = refuses(*words, "--resume", "--hidden", "5")
+    assert "is of another run: hidden was 4 and is 5 now. Go on with the same, or begin anew." in said
+    long_table(rows=61).write_csv("table.csv")
+    assert "is of another run: table was '" in refuses(*words, "--resume")
+    long_table().write_csv("table.csv")
+    assert snapshot(table) == before
+    Path("other").mkdir()
+    Path("other/notes.txt").write_text("mine")
+    assert "other holds no run to go on with: begin one with --force" in refuses(*words[:-1], "other", "--resume")
+
+
+def test_a_stopped_run_is_neither_replaced_nor_taken_for_a_finished_one(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
+    plain = training.pinball
+
+    def stopping(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return plain(*args)
+
+    words = ["fit", "table.csv", *SMALL, "--out", "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "pinball", stopping)
+        assert command(*words).code == 143
+    assert "run holds a run that was stopped: --resume goes on with it, --force replaces it" in refuses(*words)
+    assert "note" not in succeeds(*words, "--force").out
+
+
+def test_a_loss_that_is_no_number_names_series_and_gradients_and_keeps_the_weights(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table)
+    said = refuses("fit", "table.csv", *SMALL, "--optimizer", "sgd", "--learning-rate", "10", "--clip-norm", "1e9",
+                   "--weight-decay", "1000", "--out", "run")  # fmt: skip
+    assert "in epoch 1, step" in said
+    assert re.search(r"try a lower learning rate\. The batch: 4 windows of (a, b|b, a|a|b)\. Largest", said)
+    assert "The weights before that step are saved in run/checkpoints/step-" in said
+    (saved,) = Path("run/checkpoints").iterdir()
+    weights = read_checkpoint(saved)["module"]
+    assert all(value.isfinite().all() for value in weights.values())

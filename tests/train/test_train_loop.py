@@ -4,6 +4,7 @@ import math
 import re
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from gatewise.errors import InputError
 from gatewise.format import Linear, Lstm, QuantileMix
 from gatewise.models import Network
-from gatewise.train import DivergedError, Epoch, History, Part, Plan, Step, train
+from gatewise.train import Checkpoints, DivergedError, Epoch, History, Part, Plan, Step, train
 
 X = torch.linspace(-1, 1, 21)[:, None]
 
@@ -225,6 +226,23 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is() -> None:
     with pytest.raises(DivergedError, match=r"the gradient's norm became nan in epoch 1, step 1.*weight nan, bias 1"):
         train(line, loss, lambda *_: X, Plan(1, 1))
     assert _bits(line) == before
+
+
+def test_weights_that_overflowed_before_the_loss_could_tell_are_not_kept(tmp_path: Path) -> None:
+    line = _line()
+    place = Checkpoints(tmp_path)
+    scales = [1.0, 1.0, 1e30, 1.0]
+
+    def loss(scale: float) -> tuple[Tensor, int]:
+        # Zero, with the scale for its slope: only the weights grow.
+        return ((line.weight - line.weight.detach()) * scale).sum() + 0 * line.bias.sum(), 1
+
+    plan = Plan(2, 2, 1e10, optimizer="sgd", clip_norm=None, warm_up=0.0, schedule="constant", save_every=1)
+    with pytest.raises(DivergedError, match=r"became (nan|inf) in epoch 2, step 2.*those of the best epoch are kept"):
+        train(line, loss, lambda epoch, step, part: scales[2 * epoch + step - 3], plan, checkpoints=place)
+    state, _ = place.last()
+    assert state is not None
+    assert _bits(line) == [value.numpy().tobytes() for value in state["best"].values()]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -75,7 +75,7 @@ def train(
 
     Raises:
         DivergedError: a loss or a gradient is not finite. The module keeps the weights of before that step, and they
-            are saved if there is a place for checkpoints.
+            are saved if there is a place for checkpoints. Where those have overflowed, it has those of the best epoch.
         InputError: the checkpoints are of another run, or all damaged.
 
     Example:
@@ -214,7 +214,10 @@ class _Work(Generic[Batch]):
             *([f"The batch: {described}."] if (described := self._describe(batch)) else []),
             f"Largest gradients: {', '.join(f'{name} {sizes[name]:.3g}' for name in largest)}.",
         ]
-        saved = run.save(diverged=True)
-        if saved is not None:
+        if not all(bool(value.isfinite().all()) for value in run.module.state_dict().values()):
+            # A step of huge gradients overflowed the weights themselves, one step before the loss could tell.
+            run.end()
+            parts.append("The weights had overflowed before; those of the best epoch are kept.")
+        elif (saved := run.save(diverged=True)) is not None:
             parts.append(f"The weights before that step are saved in {saved}.")
         raise DivergedError(" ".join(parts))

@@ -5,7 +5,7 @@ stay equal everywhere and the batches are those of a single process.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
@@ -62,14 +62,10 @@ class Group:
             distributed.broadcast(value, 0)
         torch.manual_seed(torch.initial_seed() + self.rank)
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one type by their sums over the processes, in one message."""
-        if self.size == 1 or not tensors:
-            return
-        flat = torch.cat([tensor.ravel() for tensor in tensors])
-        distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+    def sum(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
 
     def total(self, *values: float) -> list[float]:
         """The sums of numbers over the processes."""

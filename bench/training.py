@@ -29,7 +29,7 @@ from bench.training_loop import Cost, cost
 ROOT = Path(__file__).parents[1]
 M4 = ROOT.parent / "shared" / "data" / "m4_hourly"
 LOOP, LOOP_STEPS = (32, 100, 64), 300
-HOURLY = {"horizon": 48, "length": 168, "windows": 128, "layers": 2, "steps": 500, "threads": 2}
+HOURLY = {"horizon": 48, "length": 168, "windows": 128, "layers": 2}
 """The peer's defaults: 128 windows from 32 series in a step, 2 layers, a decoder of 2 layers."""
 
 HIDDEN = {32: "≥ 2", 128: "≥ 1.5"}
@@ -72,14 +72,19 @@ def hourly(options: argparse.Namespace) -> tuple[Said, Sequence[Measured]]:
         "neuralforecast": [options.neuralforecast, str(Path(__file__).with_name("hourly_neuralforecast.py"))],
     }
     for hidden, wanted in HIDDEN.items():
-        task = HOURLY | {"folder": str(options.m4.resolve()), "hidden": hidden, "steps": options.steps}
+        task = HOURLY | {
+            "folder": str(options.m4.resolve()),
+            "hidden": hidden,
+            "steps": options.steps,
+            "threads": options.threads,
+        }
         seconds: dict[str, list[float]] = {name: [] for name in peers}
         for turn in range(options.rounds):
             for name in reversed(list(peers)) if turn % 2 else list(peers):
-                run = {"hidden": hidden, "by": name, **_process(peers[name], HOURLY["threads"], json.dumps(task))}
+                run = {"hidden": hidden, "by": name, **_process(peers[name], options.threads, json.dumps(task))}
                 runs.append(run)
                 seconds[name].append(run["seconds"])
-        what = f"M4 hourly, table to model, {options.steps} steps, H = {hidden}, 2 threads"
+        what = f"M4 hourly, table to model, {options.steps} steps, H = {hidden}, {options.threads} threads"
         rows.append(_compared(what, "neuralforecast's LSTM", wanted, seconds["gatewise"], seconds["neuralforecast"]))
     return {"runs": runs}, rows
 
@@ -142,7 +147,7 @@ def _told(name: str, said: Mapping[str, Any]) -> Sequence[str]:
 
 def _line(run: Mapping[str, Any]) -> str:
     who = f"H = {run['hidden']}, {run['by']}" if "by" in run else f"{run['processes']}"
-    accuracy = f", sMAPE {run['smape']:.2f}" if "smape" in run else ""
+    accuracy = f" ({run['processors']:.4g} s of processors), sMAPE {run['smape']:.2f}" if "smape" in run else ""
     whole = f"whole process {run['process']:.1f} s, others used {run['others']:.2f} cores"
     return f"- {who}: {run['seconds']:.4g} s{accuracy}; {whole}"
 
@@ -156,7 +161,8 @@ def _arguments() -> argparse.Namespace:
     add("--cases", nargs="+", choices=names, default=names, help="only these (default: all)")
     add("--neuralforecast", metavar="PYTHON", help="an interpreter that has neuralforecast")
     add("--m4", metavar="FOLDER", type=Path, default=M4, help="train.parquet and test.parquet of M4 hourly")
-    add("--steps", metavar="N", type=int, default=HOURLY["steps"], help="of M4 hourly, in hundreds (default: 500)")
+    add("--steps", metavar="N", type=int, default=500, help="of M4 hourly, in hundreds (default: 500)")
+    add("--threads", metavar="N", type=int, default=2, help="of each side of M4 hourly (default: 2)")
     add("--rounds", metavar="N", type=int, default=1, help="turns of M4 hourly; of the processes twice as many and one")
     add("--json", metavar="PATH", type=Path, help="where to write all figures")
     return parser.parse_args()

@@ -33,6 +33,7 @@ def test_our_side_of_m4_hourly(m4: Path):
     task = {"folder": str(m4), "horizon": 6, "length": 54, "windows": 4, "layers": 2, "hidden": 3, "steps": 100}
     result = hourly.trained(task | {"threads": torch.get_num_threads()})
     assert result["seconds"] > 0
+    assert result["processors"] > 0
     # Every row of the test was forecast, better than by naught (200 %) and worse than the noise allows.
     assert 1 < result["smape"] < 40
     with pytest.raises(ValueError, match="epochs of 100"):
@@ -68,7 +69,7 @@ def test_turns_and_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     def process(command: list[str], threads: int, task: str) -> training.Said:
         ours = command[1] == "-m"
         asked.append(("ours" if ours else "theirs", json.loads(task) | {"threads asked": threads}))
-        return {"seconds": 10.0 if ours else 15.0, "smape": 12.3, "process": 20.0, "others": 0.5}
+        return {"seconds": 10.0 if ours else 15.0, "processors": 19.0, "smape": 12.3, "process": 20.0, "others": 0.5}
 
     monkeypatch.setattr("bench.training._process", process)
     path = m4 / "new" / "training.json"
@@ -82,7 +83,10 @@ def test_turns_and_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     for hidden, verdict in ((32, "≥ 2 | **no** |"), (128, "≥ 1.5 | yes |")):
         work = f"| M4 hourly, table to model, 500 steps, H = {hidden}, 2 threads | neuralforecast's LSTM |"
         assert f"{work} 10 | 15 | 1.50 (1.50–1.50) | {verdict}" in printed
-    assert "- H = 32, gatewise: 10 s, sMAPE 12.30; whole process 20.0 s, others used 0.50 cores" in printed
+    assert (
+        "- H = 32, gatewise: 10 s (19 s of processors), sMAPE 12.30; whole process 20.0 s, others used 0.50 cores"
+        in printed
+    )
     assert len(json.loads(path.read_text())["rows"]) == 2
 
 

@@ -147,9 +147,9 @@ def _told(name: str, said: Mapping[str, Any]) -> Sequence[str]:
 
 def _line(run: Mapping[str, Any]) -> str:
     who = f"H = {run['hidden']}, {run['by']}" if "by" in run else f"{run['processes']}"
-    accuracy = f" ({run['processors']:.4g} s of processors), sMAPE {run['smape']:.2f}" if "smape" in run else ""
+    accuracy = f", sMAPE {run['smape']:.2f}" if "smape" in run else ""
     whole = f"whole process {run['process']:.1f} s, others used {run['others']:.2f} cores"
-    return f"- {who}: {run['seconds']:.4g} s{accuracy}; {whole}"
+    return f"- {who}: {run['seconds']:.4g} s ({run['processors']:.4g} s of processors){accuracy}; {whole}"
 
 
 def _arguments() -> argparse.Namespace:

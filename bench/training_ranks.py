@@ -3,12 +3,14 @@
     torchrun --nproc-per-node 2 -m bench.training_ranks 64 100 128 60
 
 The arguments are B of all processes together, T, H and the steps that count. The first process prints the median
-seconds of a step.
+seconds of a step, by the clock and of its processor.
 """
 
 import json
 import sys
+from itertools import pairwise
 from statistics import median
+from time import process_time
 
 from bench.training_loop import HORIZON, WARM, table
 from gatewise import Forecaster
@@ -17,14 +19,16 @@ from gatewise.train import Step, joined_group
 
 
 class Clock(Silent):
-    """A watcher that keeps the seconds of the steps."""
+    """A watcher that keeps the seconds of the steps, and those that a processor worked."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.worked: list[float] = [process_time()]
 
     def step(self, step: Step) -> None:
         """Keep them."""
         self.seconds.append(step.seconds)
+        self.worked.append(process_time())
 
 
 def main() -> None:
@@ -35,7 +39,8 @@ def main() -> None:
             table(), watch=clock
         )
         if group.first:
-            print(json.dumps({"seconds": median(clock.seconds[WARM:])}))
+            worked = [after - before for before, after in pairwise(clock.worked)]
+            print(json.dumps({"seconds": median(clock.seconds[WARM:]), "processors": median(worked[WARM:])}))
 
 
 if __name__ == "__main__":

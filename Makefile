@@ -50,7 +50,7 @@ bench-runtime: $(VENV)/installed
 	$(PY) -m bench.runtime --json build/bench-runtime.json
 
 # Training: the loop beside its network, neuralforecast's LSTM on the same work (NEURALFORECAST=PATH/python, an
-# interpreter that has it), two processes. Ten minutes on two cores that do nothing else.
+# interpreter that has it), two processes. Many minutes, for two cores that do nothing else.
 NEURALFORECAST ?=
 bench-training: $(VENV)/installed
 	$(PY) -m bench.training --neuralforecast "$(NEURALFORECAST)" --json build/bench-training.json

@@ -10,8 +10,8 @@ all series and all their rows, float32. What differs:
 - Of its ``length`` steps ours spends the last ``horizon`` on the horizon itself and sees that much less of the past;
   the peer reads the past only and makes the forecast from its last ``horizon`` outputs.
 - Ours has 5 inputs where the peer has 1, and one linear layer (3 quantiles and weights of candidates) where the peer
-  has two of 128 units: with 128 units, 25.8 against 26.0 GFLOP of products in a step, with 32, 1.86 against 1.89 (the
-  peer with a decoder of 128 units all the same).
+  has two of 128 units: with 128 units, 25.8 against 26.0 GFLOP of products in a step, with 32, 1.69 against 1.76 (the
+  peer's decoder has 128 all the same).
 - The loss is the quantiles' beside the median's absolute error; the optimizer AdamW beside Adam; windows are scaled by
   mean and deviation beside median and deviation from it.
 - Ours draws from all series at every step, the peer from 32; ours validates after every 100 steps on windows that it

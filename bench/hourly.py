@@ -7,10 +7,11 @@ A process of its own, as its peer's (``hourly_neuralforecast.py``). The clock st
 What is the same: windows in a step, steps that the LSTM reads of a window, layers, units, steps of the optimizer,
 all series and all their rows, float32. What differs:
 
-- Of its ``length`` steps ours spends the last ``horizon`` on the horizon itself and sees that much less of the past;
-  the peer reads the past only and makes the forecast from its last ``horizon`` outputs.
-- Ours has 5 inputs where the peer has 1, and one linear layer (3 quantiles and weights of candidates) where the peer
-  has two of 128 units: with 128 units, 25.8 against 26.0 GFLOP of products in a step, with 32, 1.69 against 1.76 (the
+- Of its ``length`` steps ours spends the last ``horizon`` on the horizon itself and sees that much less of the past,
+  but beside each step the value a week before; the peer reads the past only, a week of it, and makes the forecast from
+  its last ``horizon`` outputs.
+- Ours has 4 inputs where the peer has 1, and one linear layer (3 quantiles and weights of candidates) where the peer
+  has two of 128 units: with 128 units, 25.7 against 26.0 GFLOP of products in a step, with 32, 1.67 against 1.76 (the
   peer's decoder has 128 all the same).
 - The loss is the quantiles' beside the median's absolute error; the optimizer AdamW beside Adam; windows are scaled by
   mean and deviation beside median and deviation from it.
@@ -40,8 +41,8 @@ def trained(task: dict[str, Any]) -> dict[str, float]:
     """Train and forecast; return the seconds of each, those of processors in the training, and the sMAPE in percent.
 
     Args:
-        task: "folder" with train.parquet and test.parquet, "horizon", "length" (steps of a window), "windows" (in a
-            step), "layers", "hidden", "steps", "threads".
+        task: "folder" with train.parquet and test.parquet, "horizon", "length" (steps of a window), "season", "windows"
+            (in a step), "layers", "hidden", "steps", "threads".
     """
     folder, epochs = Path(task["folder"]), task["steps"] // STEPS_PER_EPOCH
     if epochs * STEPS_PER_EPOCH != task["steps"]:
@@ -52,6 +53,7 @@ def trained(task: dict[str, Any]) -> dict[str, float]:
     model = Forecaster(
         task["horizon"],
         window=task["length"] - task["horizon"],
+        season=task["season"],
         hidden=task["hidden"],
         layers=task["layers"],
         batch=task["windows"],

@@ -29,7 +29,7 @@ from bench.training_loop import Cost, cost
 ROOT = Path(__file__).parents[1]
 M4 = ROOT.parent / "shared" / "data" / "m4_hourly"
 LOOP, LOOP_STEPS = (32, 100, 64), 300
-HOURLY = {"horizon": 48, "length": 168, "windows": 128, "layers": 2}
+HOURLY = {"horizon": 48, "length": 168, "season": 168, "windows": 128, "layers": 2}
 """The peer's defaults: 128 windows from 32 series in a step, 2 layers, a decoder of 2 layers."""
 
 HIDDEN = {32: "≥ 2", 128: "≥ 1.5"}

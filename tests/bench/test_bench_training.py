@@ -30,7 +30,16 @@ def test_the_pieces_make_a_step():
 
 
 def test_our_side_of_m4_hourly(m4: Path):
-    task = {"folder": str(m4), "horizon": 6, "length": 54, "windows": 4, "layers": 2, "hidden": 3, "steps": 100}
+    task = {
+        "folder": str(m4),
+        "horizon": 6,
+        "length": 54,
+        "season": 24,
+        "windows": 4,
+        "layers": 2,
+        "hidden": 3,
+        "steps": 100,
+    }
     result = hourly.trained(task | {"threads": torch.get_num_threads()})
     assert result["seconds"] > 0
     assert result["processors"] > 0

@@ -153,7 +153,9 @@ class _Work(Generic[Batch]):
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         run.hold_carried()
-        run.optimizer.zero_grad()
+        # What Optimizer.zero_grad does, without what it does around it.
+        for parameter in run.parameters:
+            parameter.grad = None
         total, count, culprit = self._gradients()
         total, count, stopping = run.group.total(total, count, float(stop.signal != 0))
         mean = total / max(count, 1)

@@ -3,7 +3,6 @@
 import json
 import math
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -240,16 +239,18 @@ for step in range(1, 10**9):
 
 def test_a_killed_writer_leaves_whole_lines_and_frees_the_log(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        reader = LogReader(tmp_path)
-        while len(reader.log.steps) < 200:
-            assert process.poll() is None
-            reader.read()
-        assert reader.writing() is True
-        with pytest.raises(InputError, match=r"another process is writing .*log\.jsonl: it trains in this folder"):
-            RunLog(tmp_path, resume=True, tensorboard=False)
-        process.send_signal(signal.SIGKILL)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            reader = LogReader(tmp_path)
+            while len(reader.log.steps) < 200:
+                assert process.poll() is None
+                reader.read()
+            assert reader.writing() is True
+            with pytest.raises(InputError, match=r"another process is writing .*log\.jsonl: it trains in this folder"):
+                RunLog(tmp_path, resume=True, tensorboard=False)
+        finally:
+            process.kill()
     reader.read()
     assert [line["step"] for line in reader.log.steps] == list(range(1, len(reader.log.steps) + 1))
     assert reader.log.damaged == 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from gatewise.cli.codes import INTERRUPTED
 from gatewise.errors import InputError
 
-_WITHOUT_TORCH = ("narwhals", "polars", "rich", "tyro")
+_WITHOUT_TORCH = ("narwhals", "polars", "rich", "tyro", "uniplot")
 """What the commands need that do not train."""
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from gatewise.cli.watch import Watch
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
 
@@ -288,11 +289,12 @@ class Stream:
         return stream_lines(model, sys.stdin.buffer, write, max_streams=self.max_streams, state=self.state)
 
 
-Command = Fit | Predict | Evaluate | Export | Cells | Show | Stream
+Command = Fit | Predict | Evaluate | Watch | Export | Cells | Show | Stream
 COMMANDS: dict[str, type[Command]] = {
     "fit": Fit,
     "predict": Predict,
     "evaluate": Evaluate,
+    "watch": Watch,
     "export": Export,
     "cells": Cells,
     "show": Show,

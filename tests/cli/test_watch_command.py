@@ -75,15 +75,19 @@ RUNNING = _lines(6, 4)
 @pytest.mark.parametrize("braille", [True, False])
 @pytest.mark.parametrize("color", [True, False])
 @pytest.mark.parametrize("height", [1, 5, 8, 12, 18, 24, 40, 200])
-@pytest.mark.parametrize("width", [1, 20, 31, 59, 60, 80, 120, 400])
+@pytest.mark.parametrize("width", [1, 20, 31, 59, 60, 75, 76, 80, 120, 400])
 def test_it_fits_every_terminal(width: int, height: int, color: bool, braille: bool) -> None:
     lines = _picture(RUNNING, Look(width, height, color, braille))
     assert max(len(_plain(line)) for line in lines) <= max(width, 10)
     if (width >= 31 and height >= 18) or (width >= 59 and height >= 12):
         assert len(lines) <= height - 1
         assert sum("training loss" in line for line in lines) == 1
-    if width >= 60 and height >= 24:
+    if width >= 76 and height >= 24:
         assert len(lines) == height - 1
+    if width >= 59 and height >= 24:
+        # No number is cut in its middle.
+        text = " ".join(map(_plain, lines))
+        assert all(re.search(rf"{part}(,? |$)", text) for part in ("rate 0.0007143", "norm 0.02344", "values/s +3,200"))
     assert all(color or line == _plain(line) for line in lines)
     assert braille or all(line.isascii() for line in lines)
 

@@ -19,6 +19,9 @@ from gatewise.format.log import Line, number, time_of
 SILENT = 120
 """Seconds without a new line that are worth a word; long epochs of many steps write one in ten."""
 
+_SIDE_BY_SIDE = 76
+"""Characters for three curves whose titles are not cut in the middle of a number."""
+
 _RECENT = 5
 """Epochs that tell how long the next will take."""
 
@@ -62,7 +65,7 @@ def picture(log: Log, name: str, look: Look, *, now: datetime, writing: bool | N
         head += textwrap.wrap(printable(text), width)
     small = _small_curves(log)
     free = look.height - 1 - len(head)
-    if width >= 60 and free >= 15:
+    if width >= _SIDE_BY_SIDE and free >= 15:
         # Each picture has four lines that are not its curves: frame, epochs, and title or legend.
         low = (free - 8) // 3
         lines = [*head, *_loss(log, look, width, free - 8 - low), *_row(small, look, width, low)]

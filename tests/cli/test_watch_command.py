@@ -276,7 +276,7 @@ def growing(tmp_path: Path) -> Iterator[Callable[..., None]]:
 def test_it_follows_the_run_to_its_end(tmp_path: Path, growing: Callable[..., None]) -> None:
     growing(*_lines(1))
     with _terminal(tmp_path) as terminal:
-        first = terminal.wait(lambda text: "training epoch 2 of 20" in text)
+        first = terminal.wait(lambda text: "training epoch 2 of 20" in text and "values/s" in text)
         assert ALTERNATE in first
         assert "\x1b[32m" in first  # colours
         assert "⣿⣿ training loss" in _plain(first)

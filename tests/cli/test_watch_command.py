@@ -223,10 +223,9 @@ class _Terminal:
         self.process, self.pipe = pty.fork()
         if self.process == 0:
             time.sleep(0.2)  # until the size is set
-            os.environ["TERM"] = "xterm-256color"
-            for name in ("COLUMNS", "LINES", "NO_COLOR"):
-                os.environ.pop(name, None)
-            os.execv(words[0], words)
+            # Not os.environ itself: readline has put COLUMNS into the process without its knowledge.
+            kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+            os.execve(words[0], words, kept | {"TERM": "xterm-256color"})
         self.resize(height, width)
 
     def resize(self, height: int, width: int) -> None:

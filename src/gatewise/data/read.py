@@ -4,7 +4,6 @@ A table is taken whole or refused: a cut, ragged or damaged file raises `InputEr
 """
 
 import contextlib
-import csv
 import difflib
 import glob
 import gzip
@@ -17,12 +16,13 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
-from gatewise.data.csvcheck import check_names, check_text
+from gatewise.data.csvcheck import check_names
 from gatewise.data.parse import tidy
+from gatewise.data.textfile import TextFile
 from gatewise.errors import InputError
 from gatewise.format import atomic_file
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ACCEPTED = ".csv, .tsv, .parquet, or one of these with .gz added"
 
 
@@ -48,11 +48,11 @@ def read_table(source: str | Path) -> pl.DataFrame:
     """
     paths = _resolve(source)
     frames = [_read_raw(path) for path in paths]
-    if all(_kind(path)[0] in _SEPARATORS for path in paths):
+    if all(_kind(path)[0] in SEPARATORS for path in paths):
         # Joined as text and typed afterwards, so that a column's type is decided over all files.
         return _typed(_join(frames, paths))
     typed = [
-        _typed(frame) if _kind(path)[0] in _SEPARATORS else frame for frame, path in zip(frames, paths, strict=True)
+        _typed(frame) if _kind(path)[0] in SEPARATORS else frame for frame, path in zip(frames, paths, strict=True)
     ]
     return _join(typed, paths)
 
@@ -159,8 +159,10 @@ def _kind(path: Path) -> tuple[str, bool]:
 def _read_raw(path: Path) -> pl.DataFrame:
     """One file: Parquet as it is, text with every cell as text."""
     ending, packed = _kind(path)
-    if ending not in {*_SEPARATORS, ".parquet"}:
+    if ending not in {*SEPARATORS, ".parquet"}:
         raise InputError(f"{path} is not a known kind of table: its name must end in {_ACCEPTED}.")
+    if ending in SEPARATORS:
+        return pl.concat(TextFile(path, SEPARATORS[ending], packed=packed).chunks())
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -169,7 +171,7 @@ def _read_raw(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} is empty: it holds no byte.")
     if packed:
         data = _unpack(data, path)
-    return _read_parquet(data, path) if ending == ".parquet" else _read_text(data, _SEPARATORS[ending], path)
+    return _read_parquet(data, path)
 
 
 def _unpack(data: bytes, path: Path) -> bytes:
@@ -194,31 +196,6 @@ def _read_parquet(data: bytes, path: Path) -> pl.DataFrame:
     if frame.is_empty():
         raise InputError(f"{path} has columns but no rows: a table needs at least one row of data.")
     return frame
-
-
-def _read_text(data: bytes, separator: str, path: Path) -> pl.DataFrame:
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    outline = check_text(data, separator, str(path))
-    try:
-        frame = pl.read_csv(data, separator=separator, infer_schema=False)
-    except pl.exceptions.PolarsError:
-        frame = pl.DataFrame()
-    if frame.shape != (outline.records, len(outline.header)):
-        # Polars stumbles over a quote inside a cell that is not quoted (5" pipe); the slow reader does not.
-        return _read_slowly(data, separator, outline.header)
-    frame.columns = outline.header
-    if len(outline.blank):
-        frame = frame.with_row_index("").filter(~pl.col("").is_in(outline.blank.tolist())).drop("")
-    return frame
-
-
-def _read_slowly(data: bytes, separator: str, header: list[str]) -> pl.DataFrame:
-    """A text table that has passed its checks, by the csv module."""
-    records = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=separator, strict=True)
-    next(records)
-    one = len(header) == 1
-    rows = [record or [""] for record in records if record or one]
-    return pl.DataFrame(rows, schema=dict.fromkeys(header, pl.String), orient="row")
 
 
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:

@@ -4,7 +4,8 @@ This layer knows Polars and NumPy and no model. Everything that a user can mend 
 """
 
 from gatewise.data.calendar import calendar_features, calendar_names, clock
-from gatewise.data.frequency import Frequency, infer_frequency
+from gatewise.data.frequency import Frequency
+from gatewise.data.infer import infer_frequency
 from gatewise.data.panel import Columns, Panel, build_panel, with_future
 from gatewise.data.read import csv_text, read_table, to_polars, write_table
 

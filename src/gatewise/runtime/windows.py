@@ -215,10 +215,16 @@ def _level_and_scale(history: Doubles, last: Doubles, range_so_far: Doubles) -> 
     return level, np.maximum(scale, np.maximum(of_range * range_so_far, of_level * np.abs(level)) + SMALLEST_SCALE)
 
 
-def _range_so_far(filled: Doubles, offsets: Whole) -> Doubles:
-    """[R] the largest minus the smallest value of each series up to each row."""
-    spread = np.zeros(len(filled))
+def extremes_so_far(filled: NDArray[Any], offsets: Whole) -> NDArray[Any]:
+    """[R, 2] the smallest and the largest value of each series up to each row; NaN before its first value."""
+    extremes = np.empty((len(filled), 2), filled.dtype)
     for start, stop in pairwise(offsets.tolist()):
         values = filled[start:stop]
-        spread[start:stop] = np.fmax.accumulate(values) - np.fmin.accumulate(values)
-    return np.where(np.isnan(spread), 0.0, spread)
+        np.fmin.accumulate(values, out=extremes[start:stop, 0])
+        np.fmax.accumulate(values, out=extremes[start:stop, 1])
+    return extremes
+
+
+def _range_so_far(filled: Doubles, offsets: Whole) -> Doubles:
+    """[R] the largest minus the smallest value of each series up to each row."""
+    return np.nan_to_num(np.diff(extremes_so_far(filled, offsets), axis=1)[:, 0])

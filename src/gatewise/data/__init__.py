@@ -7,7 +7,9 @@ from gatewise.data.calendar import calendar_features, calendar_names, clock
 from gatewise.data.frequency import Frequency
 from gatewise.data.infer import infer_frequency
 from gatewise.data.panel import Columns, Panel, build_panel, with_future
+from gatewise.data.prepare import prepare
 from gatewise.data.read import csv_text, read_table, to_polars, write_table
+from gatewise.data.roles import usual_columns
 from gatewise.data.store import Store, is_store
 from gatewise.data.store_writer import StoreWriter, store_writer
 
@@ -24,9 +26,11 @@ __all__ = [
     "csv_text",
     "infer_frequency",
     "is_store",
+    "prepare",
     "read_table",
     "store_writer",
     "to_polars",
+    "usual_columns",
     "with_future",
     "write_table",
 ]

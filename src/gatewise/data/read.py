@@ -46,13 +46,13 @@ def read_table(source: str | Path) -> pl.DataFrame:
         >>> read_table(path)["y"].to_list()
         [1.0, 2.5]
     """
-    paths = _resolve(source)
+    paths = resolve(source)
     frames = [_read_raw(path) for path in paths]
-    if all(_kind(path)[0] in SEPARATORS for path in paths):
+    if all(kind_of(path)[0] in SEPARATORS for path in paths):
         # Joined as text and typed afterwards, so that a column's type is decided over all files.
         return _typed(_join(frames, paths))
     typed = [
-        _typed(frame) if _kind(path)[0] in SEPARATORS else frame for frame, path in zip(frames, paths, strict=True)
+        _typed(frame) if kind_of(path)[0] in SEPARATORS else frame for frame, path in zip(frames, paths, strict=True)
     ]
     return _join(typed, paths)
 
@@ -131,7 +131,8 @@ def write_table(df: pl.DataFrame, path: str | Path) -> None:
         raise InputError(f"{path} cannot be written: {_first_line(error)}.") from error
 
 
-def _resolve(source: str | Path) -> list[Path]:
+def resolve(source: str | Path) -> list[Path]:
+    """The files of a path or a pattern, by name."""
     path = Path(source).expanduser()
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file in it, or a pattern such as {path}/*.csv.")
@@ -149,7 +150,7 @@ def _resolve(source: str | Path) -> list[Path]:
     raise InputError(f"no such file: {source}.{hint}")
 
 
-def _kind(path: Path) -> tuple[str, bool]:
+def kind_of(path: Path) -> tuple[str, bool]:
     """The format's ending, and whether the file is compressed."""
     name = path.name.lower()
     packed = name.endswith(".gz")
@@ -158,7 +159,7 @@ def _kind(path: Path) -> tuple[str, bool]:
 
 def _read_raw(path: Path) -> pl.DataFrame:
     """One file: Parquet as it is, text with every cell as text."""
-    ending, packed = _kind(path)
+    ending, packed = kind_of(path)
     if ending not in {*SEPARATORS, ".parquet"}:
         raise InputError(f"{path} is not a known kind of table: its name must end in {_ACCEPTED}.")
     if ending in SEPARATORS:
@@ -184,18 +185,28 @@ def _unpack(data: bytes, path: Path) -> bytes:
 
 
 def _read_parquet(data: bytes, path: Path) -> pl.DataFrame:
-    if not data.startswith(b"PAR1"):
-        raise InputError(f"{path} is not a Parquet file: it does not begin with PAR1.")
-    if not data.endswith(b"PAR1"):
-        raise InputError(f"{path} is cut: it does not end with the mark of a Parquet file; copy it again.")
+    check_parquet(data[:4], data[-4:], path)
     try:
         frame = pl.read_parquet(io.BytesIO(data))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path} is a damaged Parquet file: {_first_line(error)}.") from error
+        raise damaged_parquet(path, error) from error
     check_names(frame.columns, str(path))
     if frame.is_empty():
         raise InputError(f"{path} has columns but no rows: a table needs at least one row of data.")
     return frame
+
+
+def check_parquet(begin: bytes, end: bytes, path: Path) -> None:
+    """Raises `InputError` unless the first and the last four bytes of a file are those of a Parquet file."""
+    if begin != b"PAR1":
+        raise InputError(f"{path} is not a Parquet file: it does not begin with PAR1.")
+    if end != b"PAR1":
+        raise InputError(f"{path} is cut: it does not end with the mark of a Parquet file; copy it again.")
+
+
+def damaged_parquet(path: Path, error: Exception) -> InputError:
+    """The error for a Parquet file that Polars refuses."""
+    return InputError(f"{path} is a damaged Parquet file: {_first_line(error)}.")
 
 
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:
@@ -203,23 +214,28 @@ def _typed(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _join(frames: list[pl.DataFrame], paths: list[Path]) -> pl.DataFrame:
-    first = frames[0]
-    for frame, path in zip(frames[1:], paths[1:], strict=True):
-        for have, want, word in ((frame, first, "lacks"), (first, frame, "adds")):
-            extra = [name for name in want.columns if name not in have.columns]
+    check_alike([frame.schema for frame in frames], paths)
+    return pl.concat([frame.select(frames[0].columns) for frame in frames], how="vertical_relaxed")
+
+
+def check_alike(schemas: list[pl.Schema], paths: list[Path]) -> None:
+    """Raises `InputError` unless files that are read together have the same columns, of types that go together."""
+    first = schemas[0]
+    for schema, path in zip(schemas[1:], paths[1:], strict=True):
+        for have, want, word in ((schema, first, "lacks"), (first, schema, "adds")):
+            extra = [name for name in want if name not in have]
             if extra:
                 raise InputError(
                     f"{path} {word} the column {extra[0]!r}: files read together must have the columns of {paths[0]}."
                 )
-    for frame, path in zip(frames[1:], paths[1:], strict=True):
-        for name, dtype in first.schema.items():
-            other = frame.schema[name]
+    for schema, path in zip(schemas[1:], paths[1:], strict=True):
+        for name, dtype in first.items():
+            other = schema[name]
             if other != dtype and not (other.is_numeric() and dtype.is_numeric()) and pl.Null not in {other, dtype}:
                 raise InputError(
                     f"{path}: the column {name!r} holds {other} where {paths[0]} holds {dtype}; files read together "
                     "must agree."
                 )
-    return pl.concat([frame.select(first.columns) for frame in frames], how="vertical_relaxed")
 
 
 def _named_index_as_columns(frame: Any) -> Any:

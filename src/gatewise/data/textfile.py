@@ -4,7 +4,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -58,7 +58,11 @@ class TextFile:
         self._line += self._data.count(b"\n", 0, size)
         self._data = self._data[size:]
 
-    def chunks(self, names: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+    def close(self) -> None:
+        """Closes the file, whose rows need not have been read."""
+        self._file.close()
+
+    def chunks(self, names: Sequence[str] | None = None) -> Generator[pl.DataFrame]:
         """The rows as text, blank cells as null; only some columns if they are named. Can be read once.
 
         Raises:

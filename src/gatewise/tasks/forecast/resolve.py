@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from gatewise.data import Columns, Frequency, Panel
+from gatewise.data import Columns, Frequency, Panel, usual_columns
 from gatewise.errors import InputError
 from gatewise.runtime.windows import forward_filled
 from gatewise.tasks.forecast.settings import Settings
@@ -19,23 +19,19 @@ _SEASONS_OF_MONTHS = {1: 12, 3: 4}
 
 def resolve_columns(df: pl.DataFrame, settings: Settings) -> Columns:
     """The roles of the columns: unique_id and ds are taken where the table has them and no other is named."""
-    named = {settings.target, *settings.past, *settings.future, *settings.static}
-
-    def default(given: str | None, usual: str) -> str | None:
-        return usual if given is None and usual in df.columns and usual not in named else given
-
-    names = {"id": default(settings.id, "unique_id"), "time": default(settings.time, "ds")}
-    for role, name in names.items():
+    columns = usual_columns(
+        df.columns,
+        target=settings.target,
+        id=settings.id,
+        time=settings.time,
+        past=settings.past,
+        future=settings.future,
+        static=settings.static,
+    )
+    for role, name in {"id": columns.id, "time": columns.time}.items():
         if name in {f"q{level}" for level in settings.quantiles}:
             raise InputError(f"the {role} column {name!r} is called like a quantile of the forecast: rename it.")
-    return Columns(
-        target=settings.target,
-        id=names["id"],
-        time=names["time"],
-        past=tuple(settings.past),
-        future=tuple(settings.future),
-        static=tuple(settings.static),
-    )
+    return columns
 
 
 def unused_time_column(df: pl.DataFrame, columns: Columns) -> tuple[str, ...]:

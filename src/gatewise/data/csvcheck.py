@@ -14,6 +14,7 @@ import numpy as np
 from gatewise.errors import InputError
 
 _LINE_END, _QUOTE = ord("\n"), ord('"')
+_PIECE = 2**18
 _MAGIC = {
     b"PAR1": "a Parquet file: name it .parquet",
     b"\x1f\x8b": "compressed by gzip: add .gz to its name",
@@ -30,12 +31,14 @@ class Records:
     Attributes:
         count: How many there are, blank lines among them.
         blank: Which of them are blank lines.
+        lines: The lines that they take.
         size: The bytes that they take; less than were given if the last record goes on after them.
         regular: Whether quotes stand only where they open and close cells, as every reader understands them.
     """
 
     count: int
     blank: np.ndarray
+    lines: int
     size: int
     regular: bool = True
 
@@ -112,11 +115,11 @@ def check_records(
 
     Example:
         >>> check_records(b"1,2\n\n3,4\n", ["a", "b"], ",", "x.csv", line=2)
-        Records(count=3, blank=array([1]), size=9, regular=True)
+        Records(count=3, blank=array([1]), lines=3, size=9, regular=True)
     """
     width = len(header)
     if not data:
-        return Records(0, np.empty(0, np.int64), 0)
+        return Records(0, np.empty(0, np.int64), 0, 0)
     octets = np.frombuffer(data, np.uint8)
     marks = _marks(data, octets, separator, last=last)
     if marks is None:
@@ -128,7 +131,8 @@ def check_records(
             # Most files are whole: every record has its separators and then a line end, and nothing is to be counted.
             grid = kinds.reshape(-1, width)
             if (grid[:, -1] == _LINE_END).all() and (grid[:, :-1] != _LINE_END).all():
-                return Records(len(grid), np.empty(0, np.int64), len(data))
+                lines = data.count(b"\n") if b'"' in data else len(grid)
+                return Records(len(grid), np.empty(0, np.int64), lines, len(data))
         fields, lines, size = _counted(octets, marks, line, last=last)
     # In a table of one column, an empty line is a blank cell.
     blank = (fields == 0) & (width > 1)
@@ -138,7 +142,7 @@ def check_records(
         # Whole files end in a line end; without one, a short last row is a cut.
         cut = last and row == len(fields) - 1 and not data.endswith(b"\n")
         _raise_ragged(f"{name}, line {lines[row]}", int(fields[row]), header, cut=cut)
-    return Records(len(fields), np.flatnonzero(blank), size, marks is not None)
+    return Records(len(fields), np.flatnonzero(blank), data.count(b"\n", 0, size), size, marks is not None)
 
 
 def _marks(data: bytes, octets: np.ndarray, separator: str, *, last: bool) -> np.ndarray | None:
@@ -147,7 +151,7 @@ def _marks(data: bytes, octets: np.ndarray, separator: str, *, last: bool) -> np
     A quote opens a cell where a field begins, and closes it where one ends; two in a row stand for one. If every quote
     is one of these, what lies after an odd number of them is inside a cell.
     """
-    marks = np.flatnonzero((octets == ord(separator)) | (octets == _LINE_END))
+    marks = _found(octets, ord(separator))
     if b'"' not in data:
         return marks
     if data.count(b"\r") != data.count(b"\r\n"):
@@ -161,6 +165,17 @@ def _marks(data: bytes, octets: np.ndarray, separator: str, *, last: bool) -> np
     if not (np.isin(before, ends).all() and np.isin(after, (*ends, ord("\r"))).all()):
         return None
     return marks[np.searchsorted(quotes, marks) % 2 == 0]
+
+
+def _found(octets: np.ndarray, separator: int) -> np.ndarray:
+    """Where the separators and line ends are, looked for in pieces that stay in the processor's cache."""
+    found = [np.empty(0, np.int64)]
+    for start in range(0, len(octets), _PIECE):
+        piece = octets[start : start + _PIECE]
+        places = np.flatnonzero((piece == separator) | (piece == _LINE_END))
+        places += start
+        found.append(places)
+    return np.concatenate(found)
 
 
 def _counted(octets: np.ndarray, marks: np.ndarray, line: int, *, last: bool) -> tuple[np.ndarray, np.ndarray, int]:

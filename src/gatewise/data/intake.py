@@ -88,7 +88,7 @@ class Times:
     def __init__(self, name: str, *, text: bool):
         self.name, self._text = name, text
         self._style: StampStyle | None = None
-        self._whole = self._fraction = False
+        self._whole = self._fraction = self._repeat = False
         self._long: tuple[int, int] | None = None
         self.dtype: pl.DataType = pl.Int64()
         """Of the stamps, once there is a chunk."""
@@ -101,11 +101,12 @@ class Times:
             self.dtype = times.dtype
             return _ticks(times)
         text = column.cast(pl.String)
-        if 4 * text.n_unique() > len(text):
+        if not self._repeat and 4 * text.n_unique() > len(text):
             return self._of(text, lambda row: first + row)
         # The stamps of many series are the same: each is read once.
         once = Names()
         codes = once.codes(text.fill_null(""))
+        self._repeat = 4 * len(once) <= len(text)
         return self._of(once.texts(), lambda row: first + once.row(row))[codes]
 
     def series(self, ticks: np.ndarray) -> pl.Series:
@@ -212,7 +213,11 @@ class Names:
             rows = text.is_not_null().arg_true().to_numpy()
             codes[rows] = self._take(text.gather(rows), lambda row: first + int(rows[row]))
             return codes
-        return self._take(text, lambda row: first + row)
+        heads = (text != text.shift(1)).fill_null(True).arg_true().to_numpy()
+        if 4 * len(heads) > len(text):
+            return self._take(text, lambda row: first + row)
+        codes = self._take(text.gather(heads), lambda row: first + int(heads[row]))
+        return np.repeat(codes, np.diff(heads, append=len(text)))
 
     def texts(self) -> pl.Series:
         """All texts, by number."""

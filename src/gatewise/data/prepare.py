@@ -8,7 +8,7 @@ What grows with the table is the names of the series and three numbers for each.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from gatewise.data.infer import infer_over
 from gatewise.data.intake import Labels, Numbers, Times
 from gatewise.data.panel import Panel, build_part, check_policy
 from gatewise.data.roles import Columns, check_columns, count, usual_columns
-from gatewise.data.scratch import Scratch
-from gatewise.data.sources import Source, ahead, open_files
+from gatewise.data.scratch import Scratch, ahead
+from gatewise.data.sources import Source, open_files
 from gatewise.data.store import Store
 from gatewise.data.store_writer import check_place, store_writer
 from gatewise.errors import InputError
@@ -94,8 +94,11 @@ def prepare(
             work = _Work(columns, source, folder.parent, stack, watch or (lambda stage, rows: None))
             work.read(source)
             work.sort()
-            with store_writer(folder, missing=missing, force=force) as writer:
-                for panel in work.panels(missing):
+            with (
+                store_writer(folder, missing=missing, force=force) as writer,
+                contextlib.closing(ahead(work.panels(missing))) as panels,
+            ):
+                for panel in panels:
                     writer.append(panel)
     except OSError as error:
         raise InputError(f"the store {folder} cannot be written: {error.strerror or error}.") from error
@@ -148,7 +151,6 @@ class _Work:
         """Pass 1: the columns as files, in the order of the table."""
         columns = self._columns
         self._files = {name: self._new(np.float32) for name in self._numbers}
-        self._files[columns.target] = self._new(np.float64)
         self._files |= {name: self._new(np.int32) for name in self._labels}
         if columns.time:
             self._files[columns.time] = self._new(np.int64)
@@ -217,7 +219,7 @@ class _Work:
         for file in given.values():
             file.close()
 
-    def panels(self, missing: str) -> Iterator[Panel]:
+    def panels(self, missing: str) -> Generator[Panel]:
         """Pass 3: all series, some whole ones at a time."""
         frequency = Frequency("1") if self._times is None else infer_over(self._parts)
         for low, high in self._batches():

@@ -1,12 +1,20 @@
-"""Columns of numbers on disk for a while, in files without a name: however the process ends, nothing is left."""
+"""What a long stream needs on its way: columns of numbers on disk for a while, and work done ahead.
+
+The files have no name, so that nothing of them is left, however the process ends.
+"""
 
 import contextlib
 import os
 import tempfile
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, cast, final
 
 import numpy as np
+
+T = TypeVar("T")
+_END = object()
 
 
 @final
@@ -61,3 +69,20 @@ class Scratch:
         zeros = bytes(2**20)
         for start in range(0, size, len(zeros)):
             self._file.write(zeros[: size - start])
+
+
+def ahead(things: Generator[T]) -> Generator[T]:
+    """The same things, each made by a second thread while the one before is worked on.
+
+    Example:
+        >>> list(ahead(x * x for x in range(4)))
+        [0, 1, 4, 9]
+    """
+    with ThreadPoolExecutor(1, "gatewise-ahead") as pool, contextlib.closing(things) as making:
+        coming = pool.submit(next, making, _END)
+        try:
+            while (thing := coming.result()) is not _END:
+                coming = pool.submit(next, making, _END)
+                yield cast(T, thing)
+        finally:
+            wait([coming])

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -181,15 +180,3 @@ def _unpacked(path: Path, scratch: Path, stack: contextlib.ExitStack) -> Path:
         raise InputError(f"{path} is not compressed by gzip, or damaged: {error}.") from None
     file.flush()
     return Path(file.name)
-
-
-def ahead(chunks: Generator[pl.DataFrame]) -> Generator[pl.DataFrame]:
-    """The same chunks, each read by a second thread while the one before is worked on."""
-    with ThreadPoolExecutor(1, "gatewise-read") as pool, contextlib.closing(chunks) as reading:
-        coming = pool.submit(next, reading, None)
-        try:
-            while (chunk := coming.result()) is not None:
-                coming = pool.submit(next, reading, None)
-                yield chunk
-        finally:
-            wait([coming])

@@ -77,7 +77,7 @@ class TextFile:
                 if records.count > len(records.blank):
                     any_row = True
                     yield self._frame(data[: records.size], records, wanted)
-                self._line += data.count(b"\n", 0, records.size)
+                self._line += records.lines
                 self._data = data[records.size :]
                 if not self._ended:
                     self._data += self._more()
@@ -86,12 +86,12 @@ class TextFile:
 
     def _more(self) -> bytes:
         """The next whole lines; at the end of the file what is left of it."""
-        parts = [self._rest]
+        parts: list[bytes | memoryview] = [self._rest]
         while True:
             block = self._read()
             self._ended = len(block) < self._size
             cut = len(block) if self._ended else block.rfind(b"\n") + 1
-            parts.append(block[:cut] if cut else block)
+            parts.append(memoryview(block)[: cut or len(block)])
             if cut or self._ended:
                 self._rest = block[cut:]
                 return b"".join(parts)

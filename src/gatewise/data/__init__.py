@@ -7,7 +7,7 @@ from gatewise.data.calendar import calendar_features, calendar_names, clock
 from gatewise.data.frequency import Frequency
 from gatewise.data.infer import infer_frequency
 from gatewise.data.panel import Columns, Panel, build_panel, with_future
-from gatewise.data.prepare import prepare
+from gatewise.data.preparing import prepare
 from gatewise.data.read import csv_text, read_table, to_polars, write_table
 from gatewise.data.roles import usual_columns
 from gatewise.data.store import Store, is_store

@@ -81,11 +81,12 @@ def _open_duckdb(path: str | Path, query: str, scratch: Path, stack: contextlib.
     settings: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": spill}
     try:
         connection = stack.enter_context(duckdb.connect(str(path), read_only=True, config=settings))
-        batches = connection.execute(query).to_arrow_reader(ROWS)
+        relation = connection.sql(query)
+        if relation is None:
+            raise InputError(f"the query on {path} gives no rows: a SELECT is expected.")
+        batches = relation.to_arrow_reader(ROWS)
     except duckdb.Error as error:
         raise _failed(path, error) from error
-    if batches is None:
-        raise InputError(f"the query on {path} gives no rows: a SELECT is expected.")
     return DuckdbAnswer(path, list(batches.schema.names), batches, duckdb.Error)
 
 

@@ -10,7 +10,7 @@ from gatewise.data.infer import infer_frequency
 from gatewise.data.roles import Columns, count, id_column, time_column
 from gatewise.errors import InputError
 
-POLICY_HINT = "fill the cells, or choose how to treat them when fitting: --missing ffill or --missing mask"
+POLICY_HINT = "fill the cells, or choose how to treat them: --missing ffill or --missing mask"
 
 
 @dataclass(frozen=True)

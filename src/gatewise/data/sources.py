@@ -87,8 +87,8 @@ class TextFiles:
 
     paths: list[Path]
     names: list[str]
+    size: int
     text: bool = True
-    size: int = CHUNK
 
     def chunks(self, names: Sequence[str]) -> Generator[pl.DataFrame]:
         """See `Source`."""
@@ -107,7 +107,7 @@ def _open_text(paths: list[Path]) -> TextFiles:
         with contextlib.closing(_open_one(path, _HEADER)) as file:
             headers.append(file.header)
     check_alike([pl.Schema(dict.fromkeys(header, pl.String)) for header in headers], paths)
-    return TextFiles(paths, headers[0])
+    return TextFiles(paths, headers[0], CHUNK)
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class ParquetFiles:
 
     paths: list[Path]
     schema: pl.Schema
+    rows: int
     text: bool = False
-    rows: int = ROWS
 
     @property
     def names(self) -> list[str]:
@@ -153,7 +153,7 @@ def _open_parquet(paths: list[Path], scratch: Path, stack: contextlib.ExitStack)
     if not rows:
         raise InputError(f"{paths[0]} has columns but no rows: a table needs at least one row of data.")
     like = pl.concat([schema.to_frame().select(schemas[0].names()) for schema in schemas], how="vertical_relaxed")
-    return ParquetFiles(plain, like.schema)
+    return ParquetFiles(plain, like.schema, ROWS)
 
 
 def _check_ends(path: Path, name: Path) -> None:

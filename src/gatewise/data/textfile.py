@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
 import polars as pl
 
 from gatewise.data.csvcheck import Records, check_bytes, check_records, check_start
@@ -116,13 +117,24 @@ class TextFile:
         if not records.regular:
             # Polars stumbles over a quote inside a cell that is not quoted (5" pipe); the slow reader does not.
             return self._slowly(data).select(names)
+        # Polars takes the number of columns from the first line, which must not be blank.
+        lead = int(np.sum(records.blank == np.arange(len(records.blank))))
         at = sorted(self.header.index(name) for name in names)
-        frame = pl.read_csv(data, separator=self._separator, has_header=False, infer_schema=False, columns=at)
-        frame.columns = [self.header[place] for place in at]
-        if frame.height != records.count:
+        try:
+            frame = pl.read_csv(
+                data.lstrip(b"\r\n") if lead else data,
+                separator=self._separator,
+                has_header=False,
+                infer_schema=False,
+                columns=at,
+            )
+        except pl.exceptions.PolarsError:
+            frame = pl.DataFrame()
+        if frame.height != records.count - lead:
             return self._slowly(data).select(names)
+        frame.columns = [self.header[place] for place in at]
         if len(records.blank):
-            frame = frame.with_row_index("").filter(~pl.col("").is_in(records.blank.tolist())).drop("")
+            frame = frame.with_row_index("").filter(~pl.col("").is_in((records.blank - lead).tolist())).drop("")
         return frame.select(names)
 
     def _slowly(self, data: bytes) -> pl.DataFrame:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -34,7 +35,7 @@ def outcome(path: Path, size: int, *, packed: bool = False) -> tuple[list, list]
     end=st.sampled_from(["\n", "\r\n"]),
     size=st.integers(4, 60),
 )
-def test_chunks_of_whole_records(tmp_path: Path, rows: list, quoting: int, end: str, size: int) -> None:
+def test_chunks_of_whole_records(tmp_path: Path, rows: list, quoting: Any, end: str, size: int) -> None:
     text = io.StringIO(newline="")
     # A last column that is never blank keeps every record apart from a blank line.
     csv.writer(text, quoting=quoting, lineterminator=end).writerows([("k", "v", "w"), *((*row, "end") for row in rows)])

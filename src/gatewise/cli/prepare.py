@@ -1,11 +1,16 @@
 """`gatewise prepare`: a table of any size made into a store."""
 
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Annotated, Literal
 
 import tyro
+
+_TERMINATED = 143
+"""SIGTERM, as a shell reports it."""
 
 
 @dataclass
@@ -54,6 +59,8 @@ class Prepare:
 
         from gatewise.data import prepare
 
+        # As an exception, so that what is half done is removed.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
         begin = perf_counter()
         console = Console(stderr=True)
         with console.status("reading") as status:

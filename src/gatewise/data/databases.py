@@ -55,18 +55,20 @@ class DuckdbAnswer:
 
     path: str | Path
     names: list[str]
-    batches: Any
+    relation: Any
     error: type[Exception]
     text: bool = False
 
     def chunks(self, names: Sequence[str]) -> Generator[pl.DataFrame]:
         """See `Source`."""
         try:
-            for batch in self.batches:
-                if batch.num_rows:
-                    frame = pl.from_arrow(batch)
-                    assert isinstance(frame, pl.DataFrame)
-                    yield frame.select(names)
+            # Closed in any case: DuckDB opens a file again only when nothing is left of an earlier answer.
+            with contextlib.closing(self.relation.to_arrow_reader(ROWS)) as batches:
+                for batch in batches:
+                    if batch.num_rows:
+                        frame = pl.from_arrow(batch)
+                        assert isinstance(frame, pl.DataFrame)
+                        yield frame.select(names)
         except (self.error, OSError) as error:
             raise _failed(self.path, error) from error
 
@@ -84,10 +86,9 @@ def _open_duckdb(path: str | Path, query: str, scratch: Path, stack: contextlib.
         relation = connection.sql(query)
         if relation is None:
             raise InputError(f"the query on {path} gives no rows: a SELECT is expected.")
-        batches = relation.to_arrow_reader(ROWS)
     except duckdb.Error as error:
         raise _failed(path, error) from error
-    return DuckdbAnswer(path, list(batches.schema.names), batches, duckdb.Error)
+    return DuckdbAnswer(path, list(relation.columns), relation, duckdb.Error)
 
 
 @dataclass(frozen=True)

@@ -179,17 +179,18 @@ class Labels:
         self._dtype = column.dtype
         if column.dtype.is_nested() or column.dtype == pl.Object:
             raise InputError(f"the static covariate {self._name!r} holds {column.dtype}: give numbers or names.")
-        plain = column if column.dtype in _TEXT or column.dtype.is_float() else column.to_physical()
-        return self.names.codes(plain.cast(pl.String), first)
+        if column.dtype.is_temporal() or column.dtype == pl.Boolean:
+            column = column.to_physical().cast(pl.Int64)
+        return self.names.codes(column.cast(pl.String), first)
 
     def values(self) -> pl.Series:
         """What the codes stand for, of the table's type; cells written in two ways may be the same."""
         texts = self.names.texts().alias(self._name)
         if self._text:
             return tidy(texts)
-        if self._dtype in _TEXT or self._dtype.is_float():
-            return texts.cast(self._dtype)
-        return texts.cast(pl.Series([], dtype=self._dtype).to_physical().dtype).cast(self._dtype)
+        if self._dtype.is_temporal() or self._dtype == pl.Boolean:
+            texts = texts.cast(pl.Int64)
+        return texts.cast(pl.Int32).cast(self._dtype) if self._dtype == pl.Date else texts.cast(self._dtype)
 
 
 @final

@@ -174,6 +174,8 @@ class _Work:
                     counts = _added(counts, np.bincount(codes, minlength=len(self._ids.names)))
                 self._rows += len(chunk)
                 self._watch("reading", self._rows)
+        if not self._rows:
+            raise InputError("the table has no rows: at least one series with values is needed.")
         self._settle(counts if self._ids else np.array([self._rows]), together)
 
     def _settle(self, counts: np.ndarray, together: bool) -> None:

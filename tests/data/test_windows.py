@@ -14,7 +14,8 @@ from tables import LONG, NAN, check_whole, long
 
 from gatewise.data import Columns, Panel, build_panel
 from gatewise.data.windows import OriginRanges, extend
-from gatewise.runtime.windows import Origins, forward_filled
+from gatewise.runtime.rows import forward_filled
+from gatewise.runtime.windows import Origins
 
 
 @st.composite

@@ -6,7 +6,6 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from gatewise.runtime.encoding import Floats
@@ -134,11 +133,13 @@ def stretches(values: NDArray[Any], first: Whole, count: int) -> NDArray[Any]:
                [3, 4, 4]])
     """
     rooms = len(values) - count + 1
-    if not len(first) or first.min() < 0 or first.max() >= rooms:
+    if not len(first) or first.min() < 0 or first.max() >= rooms or not values.flags.c_contiguous:
         return values[np.clip(first[:, None] + np.arange(count), 0, len(values) - 1)]
-    # Every stretch of the rows is a row of this view, so that no row needs an index of its own.
+    # Every stretch of the rows is a row of this view (as of as_strided's, which takes longer than the copy), so that no
+    # row needs an index of its own.
     step, *inner = values.strides
-    return as_strided(values, (rooms, count, *values.shape[1:]), (step, step, *inner), writeable=False)[first]
+    view = np.ndarray((rooms, count, *values.shape[1:]), values.dtype, values, 0, (step, step, *inner))
+    return view[first]
 
 
 def forward_filled(values: Doubles, offsets: Whole) -> Doubles:

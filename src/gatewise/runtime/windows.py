@@ -201,4 +201,4 @@ def _zero_where(mask: NDArray[np.bool_], values: Doubles) -> Doubles:
 
 
 def _cut(values: Doubles, largest: float) -> Doubles:
-    return np.clip(values, -largest, largest, out=values)
+    return np.minimum(np.maximum(values, -largest, out=values), largest, out=values)

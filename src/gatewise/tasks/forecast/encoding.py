@@ -14,7 +14,7 @@ from gatewise.runtime.encoding import Category, Encoding, Numeric
 
 MAX_CATEGORIES = 100
 SMALLEST_SPREAD = 1e-12
-ROWS_AT_ONCE = 2**20
+ROWS_AT_ONCE = 2**18
 _YEAR = 365.25 * 86400
 
 

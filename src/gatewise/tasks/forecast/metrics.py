@@ -11,7 +11,7 @@ import numpy as np
 
 from gatewise.data.windows import OriginRanges
 
-ROWS_AT_ONCE = 2**20
+ROWS_AT_ONCE = 2**18
 STEP_METRICS = ("MAE", "RMSE", "sMAPE", "MASE")
 
 

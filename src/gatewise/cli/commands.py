@@ -14,6 +14,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from gatewise.cli.codes import INTERRUPTED
+from gatewise.cli.prepare import Prepare
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
 
@@ -24,9 +25,9 @@ Word = tyro.conf.Positional[str]
 class Fit:
     """Train an LSTM that forecasts the series of a table, and write a run folder.
 
-    TABLE is a long table, one row per series and time: CSV, TSV or Parquet, also gzipped, a path or a quoted glob; or
-    a store, the folder that gatewise prepare makes of a table that is larger than memory.
-    The run folder gets the model, its settings, its score on held-out rows beside naive and seasonal naive, the
+    TABLE is a long table, one row per series and time: CSV, TSV or Parquet, also gzipped, a path or a quoted glob.
+    It is read whole; one that is too large for the memory goes through gatewise prepare, whose store is taken in its
+    place. The run folder gets the model, its settings, its score on held-out rows beside naive and seasonal naive, the
     forecast of what comes next, and a report to open in a browser.
 
     Examples:
@@ -307,11 +308,12 @@ class Stream:
         return stream_lines(model, sys.stdin.buffer, write, max_streams=self.max_streams, state=self.state)
 
 
-Command = Fit | Predict | Evaluate | Export | Cells | Show | Stream
+Command = Fit | Predict | Evaluate | Prepare | Export | Cells | Show | Stream
 COMMANDS: dict[str, type[Command]] = {
     "fit": Fit,
     "predict": Predict,
     "evaluate": Evaluate,
+    "prepare": Prepare,
     "export": Export,
     "cells": Cells,
     "show": Show,

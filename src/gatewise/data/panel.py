@@ -4,6 +4,7 @@ Rows lie series by series in time order. The history of a series ends with its l
 future, whose targets are blank and whose known-future covariates a forecast needs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,13 +161,50 @@ def build_panel(
         >>> panel.lengths().tolist(), panel.time.to_list()
         ([2], [0, 1, 2])
     """
+    check_policy(missing)
+    check_columns(df, columns)
+    return _lay_out(df, columns, lambda rows: settle_frequency(rows, frequency), missing, need_future=need_future)
+
+
+def build_part(
+    df: pl.DataFrame,
+    columns: Columns,
+    frequency: Frequency,
+    *,
+    missing: str = "error",
+    numbers: np.ndarray | None = None,
+) -> Panel:
+    """The same for some whole series of a table whose columns are checked and whose frequency is known.
+
+    Args:
+        df: The rows of the series.
+        columns: Which column is what.
+        frequency: Of the whole table.
+        missing: The policy.
+        numbers: int64, for each row its number in the whole table (from 0), for messages.
+    """
+    return _lay_out(df, columns, lambda _: frequency, missing, numbers=numbers)
+
+
+def check_policy(missing: str) -> None:
+    """Raises `InputError` if there is no such policy."""
     if missing not in POLICIES:
         raise InputError(f"missing={missing!r} is unknown: accepted are {', '.join(POLICIES)}.")
-    check_columns(df, columns)
+
+
+def _lay_out(
+    df: pl.DataFrame,
+    columns: Columns,
+    settle: Callable[[Rows], Frequency],
+    missing: str,
+    *,
+    need_future: int = 0,
+    numbers: np.ndarray | None = None,
+) -> Panel:
     target = number_column(df, columns.target, "target")
-    rows = group_rows(df, columns)
+    rows = group_rows(df, columns, numbers)
     check_order(rows)
-    step = settle_frequency(rows, frequency)
+    step = settle(rows)
     rows = complete(rows, step, fill=missing != "error")
     y = np.where(rows.added, np.nan, target[rows.source])
     rows, y = _trim(rows, y, missing)

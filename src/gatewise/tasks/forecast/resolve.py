@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gatewise.data import AnyPanel, Columns, Frequency, Store
+from gatewise.data import AnyPanel, Columns, Frequency, Store, usual_columns
 from gatewise.data.windows import SomePanel
 from gatewise.errors import InputError
 from gatewise.runtime.rows import forward_filled
@@ -25,18 +25,14 @@ _SEASONS_OF_MONTHS = {1: 12, 3: 4}
 
 def resolve_columns(df: pl.DataFrame, settings: Settings) -> Columns:
     """The roles of the columns: unique_id and ds are taken where the table has them and no other is named."""
-    named = {settings.target, *settings.past, *settings.future, *settings.static}
-
-    def default(given: str | None, usual: str) -> str | None:
-        return usual if given is None and usual in df.columns and usual not in named else given
-
-    columns = Columns(
+    columns = usual_columns(
+        df.columns,
         target=settings.target,
-        id=default(settings.id, "unique_id"),
-        time=default(settings.time, "ds"),
-        past=tuple(settings.past),
-        future=tuple(settings.future),
-        static=tuple(settings.static),
+        id=settings.id,
+        time=settings.time,
+        past=settings.past,
+        future=settings.future,
+        static=settings.static,
     )
     check_quantile_names(columns, settings)
     return columns

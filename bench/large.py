@@ -49,7 +49,7 @@ def main() -> int:
         f"{time.perf_counter() - started:.0f} s",
         flush=True,
     )
-    command = [sys.executable, "-c", "from gatewise.cli import main; main()"]
+    command = [sys.executable, "-c", "import sys; from gatewise.cli import main; sys.exit(main())"]
     fit = ["--horizon", "8", "--epochs", "2", "--threads", str(options.threads), "--out", str(run)]
     words = {
         "prepare": [*command, "prepare", f"{table}/*.parquet", "-o", str(store)],

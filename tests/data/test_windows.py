@@ -50,6 +50,15 @@ def test_a_draw_is_without_replacement_and_a_function_of_the_seed(r, size, seed,
     assert drawn == _pairs(r.draw(size, (seed, step)))
 
 
+@settings(deadline=None, derandomize=True)
+@given(ranges(), st.integers(1, 9))
+def test_parts_are_all_windows_in_order(r: OriginRanges, size: int) -> None:
+    parts = [_pairs(part) for part in r.parts(size)]
+    assert [pair for part in parts for pair in part] == _all(r)
+    assert all(len(part) == size for part in parts[:-1])
+    assert all(0 < len(part) <= size for part in parts)
+
+
 def test_other_seeds_draw_other_windows() -> None:
     r = OriginRanges(np.array([0, 100]), np.array([49, 149]))
     draws = {tuple(_pairs(r.draw(10, (seed, epoch, step)))) for seed in (0, 1) for epoch in (1, 2) for step in (0, 1)}

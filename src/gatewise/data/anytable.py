@@ -10,7 +10,7 @@ from gatewise.errors import InputError
 
 
 def to_table(frame: object) -> pl.DataFrame | Store:
-    """Gives any table as a Polars frame, see `to_polars`; the path of a store as an open store.
+    """Gives any table as a Polars frame, see `to_polars`; a store, or its path, as an open store.
 
     Raises:
         InputError: Something that is not a table, or a damaged store.
@@ -19,6 +19,8 @@ def to_table(frame: object) -> pl.DataFrame | Store:
         >>> to_table(pl.DataFrame({"y": [1.0]})).shape
         (1, 1)
     """
+    if isinstance(frame, Store):
+        return frame
     return Store.open(frame) if isinstance(frame, str | Path) and is_store(frame) else to_polars(frame)
 
 

@@ -37,17 +37,18 @@ class OriginRanges:
     def draw(self, size: int, seed: tuple[int, ...]) -> Origins:
         """A random draw without replacement of at most ``size`` windows, a function of the seed alone."""
         total = int(self._begins[-1])
-        chosen = np.random.default_rng(seed).choice(total, min(size, total), replace=False)
-        series = np.searchsorted(self._begins[1:], chosen, side="right")
-        return Origins(series, self.first[series] + chosen - self._begins[series])
+        return self._numbered(np.random.default_rng(seed).choice(total, min(size, total), replace=False))
 
     def parts(self, size: int) -> Iterator[Origins]:
         """All windows in order, at most ``size`` at a time."""
         total = int(self._begins[-1])
         for begin in range(0, total, size):
-            chosen = np.arange(begin, min(begin + size, total))
-            series = np.searchsorted(self._begins[1:], chosen, side="right")
-            yield Origins(series, self.first[series] + chosen - self._begins[series])
+            yield self._numbered(np.arange(begin, min(begin + size, total)))
+
+    def _numbered(self, chosen: np.ndarray) -> Origins:
+        """Windows by their number among all."""
+        series = np.searchsorted(self._begins[1:], chosen, side="right")
+        return Origins(series, self.first[series] + chosen - self._begins[series])
 
     def every(self, stride: int) -> Origins:
         """Each series' last window and every ``stride``-th before it, in time order."""

@@ -1,6 +1,5 @@
 """Write tables that are made part by part."""
 
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -57,9 +56,19 @@ def csv_parts(parts: Iterable[pl.DataFrame]) -> Iterator[str]:
 
 
 def _write_parquet(parts: Iterator[pl.DataFrame], file: str, path: str | Path) -> None:
-    first = next(parts)
-    source = register_io_source(lambda *_: itertools.chain([first], parts), schema=first.schema)
+    first, stopped = next(parts), []
+
+    def source(*_: object) -> Iterator[pl.DataFrame]:
+        yield first
+        try:
+            yield from parts
+        except BaseException as error:
+            stopped.append(error)
+            raise
+
     try:
-        source.sink_parquet(file)
+        register_io_source(source, schema=first.schema).sink_parquet(file)
     except pl.exceptions.PolarsError as error:
+        if stopped:
+            raise stopped[0] from None  # Polars makes an error of its own of it
         raise InputError(f"{path} cannot be written: {str(error).splitlines()[0].rstrip('.')}.") from error

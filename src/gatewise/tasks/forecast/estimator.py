@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 import narwhals as nw
 import polars as pl
 
-from gatewise.data import to_polars, to_table, whole, with_future
+from gatewise.data import Store, to_polars, to_table, whole, with_future
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.evaluate import evaluate
 from gatewise.tasks.forecast.model import ForecastModel
@@ -52,8 +52,8 @@ class Forecaster(Settings):
         """Train on a long table.
 
         Args:
-            frame: one row per series and time: a Polars, pandas or pyarrow frame, or the path of a table or a
-                store.
+            frame: one row per series and time: a Polars, pandas or pyarrow frame, or the path of a table; or a
+                store, or its path.
             y: None; here because scikit-learn's tools pass it. The target is a column of the frame.
             watch: told of the data, every step and every epoch.
 
@@ -152,8 +152,8 @@ class Forecaster(Settings):
 
 
 def _backend_of(frame: object) -> Any:
-    """The library of a frame; None for Polars and for paths."""
-    if isinstance(frame, str | Path | pl.DataFrame | pl.LazyFrame):
+    """The library of a frame; None for Polars, for paths and for stores."""
+    if isinstance(frame, str | Path | Store | pl.DataFrame | pl.LazyFrame):
         return None
     return nw.from_native(frame).implementation  # type: ignore[call-overload]  # to_polars has accepted the frame
 

@@ -6,6 +6,7 @@ future, whose targets are blank and whose known-future covariates a forecast nee
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -52,9 +53,31 @@ class Panel:
     frequency: Frequency
     missing: np.ndarray
 
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 [N], the first row of each series."""
+        return self.offsets[:-1]
+
+    @property
+    def stops(self) -> np.ndarray:
+        """int64 [N], the row after the last of each series."""
+        return self.offsets[1:]
+
     def lengths(self) -> np.ndarray:
         """int64 [N], rows of history of each series."""
-        return self.ends - self.offsets[:-1]
+        return self.ends - self.starts
+
+    def stamps(self, series: np.ndarray, rows: np.ndarray) -> pl.Series:
+        """The stamps of rows int [n], each of a series int [n]."""
+        return self.time.gather(rows)
+
+    def target(self, series: int, rows: slice) -> np.ndarray:
+        """float64, the target of some rows of a series; NaN where it is missing or still to come."""
+        return self.y[rows]
+
+    def span(self) -> tuple[Any, Any]:
+        """The first and the last stamp."""
+        return self.time.min(), self.time.max()
 
     def select(self, mask: np.ndarray) -> "Panel":
         """Only the series where the boolean mask [N] is true."""
@@ -78,21 +101,36 @@ class Panel:
 
     def summary(self) -> list[tuple[str, str]]:
         """What a person wants to see before training, as (label, value) pairs."""
-        lengths, columns = self.lengths(), self.columns
-        rows = int(lengths.sum())
-        pairs = [("series", f"{len(self.ids):,}"), ("rows", f"{rows:,}")]
-        if len(self.ids):
-            spread = f"{lengths.min():,} / {np.median(lengths):,.0f} / {lengths.max():,}"
-            pairs.append(("length (shortest / median / longest)", spread))
-            pairs.append(("time", f"{self.time.min()} to {self.time.max()}"))
-        missing = int(self.missing.sum())
-        pairs.append(("frequency", f"{self.frequency.describe()} ({self.frequency.text})"))
-        pairs.append(("missing cells", f"{missing:,} ({missing / max(rows, 1):.2%})" if missing else "none"))
-        kinds = (("past", columns.past), ("known future", columns.future), ("static", columns.static))
-        named = [f"{kind}: {', '.join(names)}" for kind, names in kinds if names]
-        pairs.append(("covariates", "; ".join(named) or "none"))
-        pairs.append(("future rows", f"{len(self.y) - rows:,}"))
-        return pairs
+        span, missing = self.span(), int(self.missing.sum())
+        return summary(self.columns, self.frequency, self.lengths(), span, missing=missing, rows=len(self.y))
+
+
+def summary(
+    columns: Columns, frequency: Frequency, lengths: np.ndarray, span: tuple[Any, Any], *, missing: int, rows: int
+) -> list[tuple[str, str]]:
+    """Some series in (label, value) pairs.
+
+    Args:
+        columns: The roles of the columns.
+        frequency: The step between rows.
+        lengths: [N], rows of history.
+        span: The first and the last stamp.
+        missing: How many cells of the history are.
+        rows: Of history and future.
+    """
+    history = int(lengths.sum())
+    pairs = [("series", f"{len(lengths):,}"), ("rows", f"{history:,}")]
+    if len(lengths):
+        spread = f"{lengths.min():,} / {np.median(lengths):,.0f} / {lengths.max():,}"
+        pairs.append(("length (shortest / median / longest)", spread))
+        pairs.append(("time", f"{span[0]} to {span[1]}"))
+    pairs.append(("frequency", f"{frequency.describe()} ({frequency.text})"))
+    pairs.append(("missing cells", f"{missing:,} ({missing / max(history, 1):.2%})" if missing else "none"))
+    kinds = (("past", columns.past), ("known future", columns.future), ("static", columns.static))
+    named = [f"{kind}: {', '.join(names)}" for kind, names in kinds if names]
+    pairs.append(("covariates", "; ".join(named) or "none"))
+    pairs.append(("future rows", f"{rows - history:,}"))
+    return pairs
 
 
 def build_panel(

@@ -85,7 +85,7 @@ def to_polars(frame: object) -> pl.DataFrame:
         raise InputError(f"the table cannot be converted to Polars: {_first_line(error)}.") from error
 
 
-def csv_text(df: pl.DataFrame) -> str:
+def csv_text(df: pl.DataFrame, *, header: bool = True) -> str:
     r"""A table as CSV, its stamps written as most tables write them: no fraction where there is none.
 
     Example:
@@ -97,7 +97,7 @@ def csv_text(df: pl.DataFrame) -> str:
     return df.with_columns(
         pl.col(name).dt.to_string("%Y-%m-%d %H:%M:%S%.f" + ("%:z" if dtype.time_zone else ""))
         for name, dtype in stamps.items()
-    ).write_csv()
+    ).write_csv(include_header=header)
 
 
 def write_table(df: pl.DataFrame, path: str | Path) -> None:
@@ -117,10 +117,7 @@ def write_table(df: pl.DataFrame, path: str | Path) -> None:
         >>> path.read_text()
         'y\n1.0\n'
     """
-    path = Path(path)
-    ending = path.suffix.lower()
-    if ending not in {".csv", ".parquet"}:
-        raise InputError(f"{path} cannot be written: the name of a table must end in .csv or .parquet.")
+    path, ending = Path(path), table_ending(path)
     try:
         with atomic_file(path) as file:
             if ending == ".csv":
@@ -129,6 +126,14 @@ def write_table(df: pl.DataFrame, path: str | Path) -> None:
                 df.write_parquet(file)
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path} cannot be written: {_first_line(error)}.") from error
+
+
+def table_ending(path: str | Path) -> str:
+    """The ending that says how a table is written, or raises `InputError`."""
+    ending = Path(path).suffix.lower()
+    if ending not in {".csv", ".parquet"}:
+        raise InputError(f"{path} cannot be written: the name of a table must end in .csv or .parquet.")
+    return ending
 
 
 def resolve(source: str | Path) -> list[Path]:

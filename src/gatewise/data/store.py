@@ -3,7 +3,7 @@
 ::
 
     index.json       format, version, roles, frequency, counts; of every file its type, shape, bytes and SHA-256
-    series.parquet   of each series its name, first stamp and static covariates
+    series.parquet   of each series its name, first stamp, missing cells and static covariates
     offsets.bin      int64 [N+1], the first row of each series, and R
     ends.bin         int64 [N], the row after the history of each series
     y.bin            float32 [R], the target, where it is missing or still to come the value before
@@ -26,13 +26,13 @@ import numpy as np
 import polars as pl
 
 from gatewise.data.frequency import Frequency
-from gatewise.data.panel import POLICIES
+from gatewise.data.panel import POLICIES, Panel, summary
 from gatewise.data.roles import Columns
 from gatewise.errors import InputError
 
 KIND, VERSION = "gatewise store", 1
 INDEX, SERIES = "index.json", "series.parquet"
-ID, FIRST = "id", "first"
+ID, FIRST, MISSING = "id", "first", "missing"
 _READ_AT_ONCE = ("offsets", "ends")
 _DTYPES = {
     "offsets": np.int64,
@@ -72,9 +72,11 @@ class Store:
         policy: By which missing cells were treated: "error", "ffill" or "mask".
         ids: [N] names of the series.
         first: [N] the first stamp of each.
+        missing_cells: [N] how many targets of its history were missing.
         static: [N, S].
         starts: int64 [N], the first row of each series.
-        stops: int64 [N], the row after its last.
+        stops: int64 [N], the row after its last; beyond ``kept`` are rows of which only the stamps are known.
+        kept: int64 [N], the row after its last that the files hold.
         ends: int64 [N], the row after its history.
         y: float32 [R], the target; where it is missing or still to come, the value before.
         extremes: float32 [R, 2], the smallest and the largest y of the series up to each row.
@@ -89,9 +91,11 @@ class Store:
     policy: str
     ids: pl.Series
     first: pl.Series
+    missing_cells: pl.Series
     static: pl.DataFrame
     starts: np.ndarray
     stops: np.ndarray
+    kept: np.ndarray
     ends: np.ndarray
     y: np.ndarray
     extremes: np.ndarray
@@ -113,6 +117,8 @@ class Store:
         index = _read_index(path)
         try:
             return _opened(path, index)
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(path / INDEX, f"it is not complete ({error!r})") from None
         except OSError as error:
@@ -145,11 +151,36 @@ class Store:
             self,
             ids=self.ids.filter(chosen),
             first=self.first.filter(chosen),
+            missing_cells=self.missing_cells.filter(chosen),
             static=self.static.filter(chosen) if self.static.width else self.static,
             starts=self.starts[mask],
             stops=self.stops[mask],
+            kept=self.kept[mask],
             ends=self.ends[mask],
         )
+
+    def extended(self, steps: int) -> "Store":
+        """With at least ``steps`` future rows of every series; of those added only the stamps are known."""
+        return replace(self, stops=np.maximum(self.stops, self.ends + steps))
+
+    def summary(self) -> list[tuple[str, str]]:
+        """What a person wants to see before training, as (label, value) pairs."""
+        missing, rows = int(self.missing_cells.sum()), int((self.stops - self.starts).sum())
+        return summary(self.columns, self.frequency, self.lengths(), self.span(), missing=missing, rows=rows)
+
+    def span(self) -> tuple[Any, Any]:
+        """The first and the last stamp."""
+        return self.first.min(), self.stamps(np.arange(len(self.ids)), self.stops - 1).max()
+
+    def target(self, series: int, rows: slice) -> np.ndarray:
+        """float64, the target of some rows of a series; NaN where it is missing or still to come."""
+        out = np.full(rows.stop - rows.start, np.nan)
+        held = slice(rows.start, min(rows.stop, int(self.ends[series])))
+        values = self.y[held].astype(np.float64)
+        if self.missing is not None and self.policy == "mask":
+            values[self.missing[held] > 0] = np.nan
+        out[: len(values)] = values
+        return out
 
     def stamps(self, series: np.ndarray, rows: np.ndarray) -> pl.Series:
         """The stamps of n rows, each of a series; rows after a series' last are its future.
@@ -160,6 +191,10 @@ class Store:
         """
         position, phase = self.frequency.index(self.first.gather(series))
         return self.frequency.stamps(position + rows - self.starts[series], phase, self.first)
+
+
+AnyPanel = Panel | Store
+"""Series in memory or in a store; what both have is named alike."""
 
 
 def _opened(path: Path, index: dict[str, Any]) -> Store:
@@ -201,9 +236,11 @@ def _opened(path: Path, index: dict[str, Any]) -> Store:
         policy=index["missing"],
         ids=series[ID].alias(roles.id or "unique_id"),
         first=series[FIRST].alias(roles.time or "ds"),
+        missing_cells=series[MISSING],
         static=series.select(pl.col(static_name(i)).alias(name) for i, name in enumerate(roles.static)),
         starts=offsets[:-1],
         stops=offsets[1:],
+        kept=offsets[1:],
         ends=arrays["ends"],
         missing=missing,
         **{name: arrays[name] for name in ("y", "extremes", "past", "future")},

@@ -20,10 +20,10 @@ import polars as pl
 from gatewise.data.frequency import Frequency
 from gatewise.data.panel import POLICIES, Panel
 from gatewise.data.roles import Columns
-from gatewise.data.store import FIRST, ID, INDEX, KIND, SERIES, VERSION, file_name, static_name
+from gatewise.data.store import FIRST, ID, INDEX, KIND, MISSING, SERIES, VERSION, file_name, static_name
 from gatewise.errors import InputError
 from gatewise.format.atomic import sync_folder
-from gatewise.runtime.windows import extremes_so_far, forward_filled
+from gatewise.runtime.rows import extremes_so_far, forward_filled
 
 
 @contextlib.contextmanager
@@ -117,7 +117,6 @@ class StoreWriter:
         self.rows = 0
         """Rows appended so far."""
         self._missing = 0
-        self._future = 0
 
     def append(self, panel: Panel) -> None:
         """Add the series of a panel below those that are there.
@@ -143,7 +142,6 @@ class StoreWriter:
         self._series.append(series)
         self.rows += len(y)
         self._missing += int(panel.missing.sum())
-        self._future += len(y) - int(panel.lengths().sum())
 
     def finish(self) -> None:
         """Write what stands beside the columns; the files are then complete and on disk."""
@@ -173,8 +171,6 @@ class StoreWriter:
             "missing": self._policy,
             "series": len(series),
             "rows": self.rows,
-            "missing_cells": self._missing,
-            "future_rows": self._future,
             "files": described,
         }
         for column in self._files.values():
@@ -215,10 +211,8 @@ class StoreWriter:
                 f"{frequency.describe()}: a store has one frequency."
             )
         if schema != before:
-            names = {ID: columns.id, FIRST: columns.time} | {
-                static_name(i): name for i, name in enumerate(columns.static)
-            }
             name = next(name for name in schema if schema[name] != before[name])
+            names = dict(zip(schema, (columns.id, columns.time, MISSING, *columns.static), strict=True))
             raise InputError(
                 f"the column {names[name]!r} holds {schema[name]} in the series from {panel.ids[0]!r} on, and "
                 f"{before[name]} before: give all parts the same types."
@@ -226,9 +220,11 @@ class StoreWriter:
 
 
 def _series_table(panel: Panel) -> pl.DataFrame:
-    """What is kept of each series: its name, its first stamp and its static covariates."""
+    """What is kept of each series: its name, first stamp, number of missing cells and static covariates."""
     text = (pl.Categorical, pl.Enum)
     parts = [panel.ids.alias(ID), panel.time.gather(panel.offsets[:-1]).alias(FIRST)]
+    missing = np.concatenate([[0], np.cumsum(panel.missing)])
+    parts.append(pl.Series(MISSING, np.diff(missing[panel.offsets])))
     parts += [panel.static[name].alias(static_name(i)) for i, name in enumerate(panel.columns.static)]
     return pl.DataFrame([part.cast(pl.String) if isinstance(part.dtype, text) else part for part in parts])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 import narwhals as nw
 import polars as pl
 
-from gatewise.data import to_polars, with_future
+from gatewise.data import Store, to_polars, to_table, whole, with_future
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.evaluate import evaluate
 from gatewise.tasks.forecast.model import ForecastModel
@@ -52,7 +52,8 @@ class Forecaster(Settings):
         """Train on a long table.
 
         Args:
-            frame: one row per series and time: a Polars, pandas or pyarrow frame, or the path of a table.
+            frame: one row per series and time: a Polars, pandas or pyarrow frame, or the path of a table; or a
+                store, or its path.
             y: None; here because scikit-learn's tools pass it. The target is a column of the frame.
             watch: told of the data, every step and every epoch.
 
@@ -63,7 +64,7 @@ class Forecaster(Settings):
         # Here, because torch is for training only.
         from gatewise.tasks.forecast.fitting import Silent, fit_model
 
-        self.model_, self.fitted_ = fit_model(self, to_polars(frame), watch or Silent())
+        self.model_, self.fitted_ = fit_model(self, to_table(frame), watch or Silent())
         self._backend = _backend_of(frame)
         if self.fitted_.history.interrupted:
             warnings.warn(f"stopped by Ctrl-C: kept epoch {self.fitted_.history.best}, the best so far.", stacklevel=2)
@@ -87,10 +88,10 @@ class Forecaster(Settings):
             if future is not None:
                 raise InputError("future rows need the history that they follow: give the frame too.")
             return _like(model.predict(self.fitted_.panel), self._backend)
-        df = to_polars(frame)
+        table = to_table(frame)
         if future is not None:
-            df = with_future(df, to_polars(future), model.columns)
-        panel, notes = model.read(df)
+            table = with_future(whole(table), to_polars(future), model.columns)
+        panel, notes = model.read(table)
         for note in notes:
             warnings.warn(note, stacklevel=2)
         return _like(model.predict(panel), _backend_of(frame))
@@ -113,7 +114,7 @@ class Forecaster(Settings):
             InputError: there is nothing to score, or ``truth`` does not follow the table.
         """
         later = None if truth is None else to_polars(truth)
-        return evaluate(self._model(), to_polars(frame), truth=later, stride=stride, in_sample=in_sample)
+        return evaluate(self._model(), to_table(frame), truth=later, stride=stride, in_sample=in_sample)
 
     def save(self, path: str | Path) -> None:
         """Write the model file (.safetensors)."""
@@ -151,8 +152,8 @@ class Forecaster(Settings):
 
 
 def _backend_of(frame: object) -> Any:
-    """The library of a frame; None for Polars and for paths."""
-    if isinstance(frame, str | Path | pl.DataFrame | pl.LazyFrame):
+    """The library of a frame; None for Polars, for paths and for stores."""
+    if isinstance(frame, str | Path | Store | pl.DataFrame | pl.LazyFrame):
         return None
     return nw.from_native(frame).implementation  # type: ignore[call-overload]  # to_polars has accepted the frame
 

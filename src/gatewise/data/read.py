@@ -140,7 +140,10 @@ def resolve(source: str | Path) -> list[Path]:
     """The files of a path or a pattern, by name."""
     path = Path(source).expanduser()
     if path.is_dir():
-        raise InputError(f"{path} is a folder: name a file in it, or a pattern such as {path}/*.csv.")
+        raise InputError(
+            f"{path} is a folder: name a file in it, or a pattern such as {path}/*.csv, or make a store of its Parquet "
+            "files with gatewise prepare."
+        )
     if path.exists():
         return [path]
     if glob.has_magic(str(path)):
@@ -166,7 +169,10 @@ def _read_raw(path: Path) -> pl.DataFrame:
     """One file: Parquet as it is, text with every cell as text."""
     ending, packed = kind_of(path)
     if ending not in {*SEPARATORS, ".parquet"}:
-        raise InputError(f"{path} is not a known kind of table: its name must end in {_ACCEPTED}.")
+        raise InputError(
+            f"{path} is not a known kind of table: its name must end in {_ACCEPTED}; a database is read by gatewise "
+            "prepare."
+        )
     if ending in SEPARATORS:
         return pl.concat(TextFile(path, SEPARATORS[ending], packed=packed).chunks())
     try:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from gatewise.cli.prepare import Prepare
 from gatewise.cli.watch import Watch
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
@@ -25,7 +26,8 @@ class Fit:
     """Train an LSTM that forecasts the series of a table, and write a run folder.
 
     TABLE is a long table, one row per series and time: CSV, TSV or Parquet, also gzipped, a path or a quoted glob.
-    The run folder gets the model, its settings, its score on held-out rows beside naive and seasonal naive, the
+    It is read whole; one that is too large for the memory goes through gatewise prepare, whose store is taken in its
+    place. The run folder gets the model, its settings, its score on held-out rows beside naive and seasonal naive, the
     forecast of what comes next, and a report to open in a browser.
 
     Examples:
@@ -82,25 +84,25 @@ class Predict:
 
     def run(self, words: Sequence[str]) -> int:
         """Forecast and write."""
-        from gatewise.data import csv_text, read_table, with_future, write_table
+        from gatewise.data import csv_parts, read_table, to_table, whole, with_future, write_parts
 
-        df = read_table(self.table)
+        table = to_table(self.table)
 
         from gatewise.tasks.forecast.model import ForecastModel
 
         model = ForecastModel.load(self.model)
         if self.future_table is not None:
-            df = with_future(df, read_table(self.future_table), model.columns)
-        panel, notes = model.read(df)
+            table = with_future(whole(table), read_table(self.future_table), model.columns)
+        panel, notes = model.read(table)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-        forecast = model.predict(panel)
+        parts = model.predict_parts(panel)
         if self.output is None:
-            sys.stdout.write(csv_text(forecast))
+            sys.stdout.writelines(csv_parts(parts))
         else:
-            write_table(forecast, self.output)
+            rows = write_parts(parts, self.output)
             series = f"{len(panel.ids):,} series" if len(panel.ids) > 1 else "1 series"
-            print(f"{len(forecast):,} rows for {series} in {self.output}", file=sys.stderr)
+            print(f"{rows:,} rows for {series} in {self.output}", file=sys.stderr)
         return 0
 
 
@@ -132,10 +134,10 @@ class Evaluate:
 
     def run(self, words: Sequence[str]) -> int:
         """Score and print."""
-        from gatewise.data import read_table
+        from gatewise.data import read_table, to_table
         from gatewise.format import atomic_file
 
-        df = read_table(self.table)
+        table = to_table(self.table)
 
         from gatewise.cli.progress import print_scores
         from gatewise.tasks.forecast.evaluate import evaluate
@@ -143,7 +145,7 @@ class Evaluate:
 
         model = ForecastModel.load(self.model)
         truth = None if self.truth is None else read_table(self.truth)
-        metrics = evaluate(model, df, truth=truth, stride=self.stride, in_sample=self.in_sample)
+        metrics = evaluate(model, table, truth=truth, stride=self.stride, in_sample=self.in_sample)
         text = json.dumps(metrics, indent=2) + "\n"
         if self.json == "-":
             sys.stdout.write(text)
@@ -289,11 +291,12 @@ class Stream:
         return stream_lines(model, sys.stdin.buffer, write, max_streams=self.max_streams, state=self.state)
 
 
-Command = Fit | Predict | Evaluate | Watch | Export | Cells | Show | Stream
+Command = Fit | Predict | Evaluate | Prepare | Watch | Export | Cells | Show | Stream
 COMMANDS: dict[str, type[Command]] = {
     "fit": Fit,
     "predict": Predict,
     "evaluate": Evaluate,
+    "prepare": Prepare,
     "watch": Watch,
     "export": Export,
     "cells": Cells,

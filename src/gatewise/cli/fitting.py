@@ -6,7 +6,7 @@ from signal import Signals
 from typing import TYPE_CHECKING
 
 from gatewise.cli.codes import INTERRUPTED, stopped_by
-from gatewise.data import read_table
+from gatewise.data import to_table
 from gatewise.tasks.forecast.folder import CHECKPOINTS, check_folder
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def fit(command: "Fit", title: str) -> int:
     folder = Path(command.out or f"runs/{name}")
     command.settings.check()
     check_folder(folder, force=command.force, resume=command.resume)
-    df = read_table(command.table)
+    table = to_table(command.table)
 
     # Here, because torch takes its time and wrong words should be told at once.
     from gatewise.cli.progress import Progress, print_scores
@@ -39,7 +39,7 @@ def fit(command: "Fit", title: str) -> int:
         watch = progress if group.first else Silent()
         try:
             model, fitted = fit_model(
-                command.settings, df, watch, checkpoints=place, resume=command.resume, save_every=command.save_every
+                command.settings, table, watch, checkpoints=place, resume=command.resume, save_every=command.save_every
             )
         except StoppedError as stop:
             if group.first:

@@ -19,8 +19,9 @@ import torch
 
 from gatewise.errors import InputError
 from gatewise.format.log import ENDINGS, LOG_NAME
+from gatewise.train.history import Epoch, Step
 from gatewise.train.lines import LineFile, line_of
-from gatewise.train.loop import Epoch, Plan, Step
+from gatewise.train.plan import Plan
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -1,8 +1,9 @@
 """`gatewise prepare`: a table of any size made into a store."""
 
+import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Annotated, Literal
@@ -59,11 +60,9 @@ class Prepare:
 
         from gatewise.data import prepare
 
-        # As an exception, so that what is half done is removed.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
         begin = perf_counter()
         console = Console(stderr=True)
-        with console.status("reading") as status:
+        with _removed_on_sigterm(), console.status("reading") as status:
             store = prepare(
                 self.table,
                 self.output,
@@ -84,3 +83,13 @@ class Prepare:
             f"{seconds:.1f} s ({rows / seconds:,.0f} rows/s)"
         )
         return 0
+
+
+@contextlib.contextmanager
+def _removed_on_sigterm() -> Generator[None]:
+    """SIGTERM as an exception, so that what is half done is removed."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,7 +1,6 @@
 """Rows of a database by query: DuckDB through its own package, SQLite through Python's."""
 
 import contextlib
-import sqlite3
 import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -97,7 +96,8 @@ class SqliteAnswer:
 
     path: str | Path
     names: list[str]
-    cursor: sqlite3.Cursor
+    cursor: Any
+    error: type[Exception]
     text: bool = True
 
     def chunks(self, names: Sequence[str]) -> Generator[pl.DataFrame]:
@@ -109,11 +109,13 @@ class SqliteAnswer:
                 columns = list(zip(*rows, strict=True))
                 yield pl.DataFrame([_as_text(name, columns[place], first) for name, place in places.items()])
                 first += len(rows)
-        except sqlite3.Error as error:
+        except self.error as error:
             raise _failed(self.path, error) from error
 
 
 def _open_sqlite(path: str | Path, query: str, stack: contextlib.ExitStack) -> SqliteAnswer:
+    import sqlite3
+
     uri = f"file:{quote(str(Path(path).resolve()))}?mode=ro"
     try:
         # Read in a thread of its own, while the rows before are worked on.
@@ -124,7 +126,7 @@ def _open_sqlite(path: str | Path, query: str, stack: contextlib.ExitStack) -> S
         raise _failed(path, error) from error
     if cursor.description is None:
         raise InputError(f"the query on {path} gives no rows: a SELECT is expected.")
-    return SqliteAnswer(path, [column[0] for column in cursor.description], cursor)
+    return SqliteAnswer(path, [column[0] for column in cursor.description], cursor, sqlite3.Error)
 
 
 def _as_text(name: str, values: tuple[Any, ...], first: int) -> pl.Series:

@@ -24,6 +24,7 @@ from gatewise.data.roles import (
 from gatewise.errors import InputError
 
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
+_SAMPLE = 1000
 _EXACT, _NAN = 2**53, float("nan")
 
 
@@ -214,9 +215,9 @@ class Names:
             rows = text.is_not_null().arg_true().to_numpy()
             codes[rows] = self._take(text.gather(rows), lambda row: first + int(rows[row]))
             return codes
-        heads = (text != text.shift(1)).fill_null(True).arg_true().to_numpy()
-        if 4 * len(heads) > len(text):
+        if 4 * len(_heads(text.head(_SAMPLE))) > _SAMPLE:
             return self._take(text, lambda row: first + row)
+        heads = _heads(text)
         codes = self._take(text.gather(heads), lambda row: first + int(heads[row]))
         return np.repeat(codes, np.diff(heads, append=len(text)))
 
@@ -254,3 +255,8 @@ class Names:
 
 def _ticks(times: pl.Series) -> np.ndarray:
     return times.to_physical().cast(pl.Int64).to_numpy(writable=False)
+
+
+def _heads(text: pl.Series) -> np.ndarray:
+    """Where runs of the same text begin."""
+    return (text != text.shift(1)).fill_null(True).arg_true().to_numpy()

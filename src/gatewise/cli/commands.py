@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from gatewise.cli.tune import Tune
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
 
@@ -288,11 +289,12 @@ class Stream:
         return stream_lines(model, sys.stdin.buffer, write, max_streams=self.max_streams, state=self.state)
 
 
-Command = Fit | Predict | Evaluate | Export | Cells | Show | Stream
+Command = Fit | Predict | Evaluate | Tune | Export | Cells | Show | Stream
 COMMANDS: dict[str, type[Command]] = {
     "fit": Fit,
     "predict": Predict,
     "evaluate": Evaluate,
+    "tune": Tune,
     "export": Export,
     "cells": Cells,
     "show": Show,
@@ -311,7 +313,7 @@ def parse(args: Sequence[str]) -> Command:
         args=list(args[1:]),
         prog=f"gatewise {args[0]}",
         description=inspect.getdoc(command),
-        default=Fit(tyro.MISSING, _configured(args)) if command is Fit else tyro.MISSING_NONPROP,
+        default=command(tyro.MISSING, _configured(args)) if command in (Fit, Tune) else tyro.MISSING_NONPROP,
         config=_MARKERS,
     )
     return parsed

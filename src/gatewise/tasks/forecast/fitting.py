@@ -78,7 +78,7 @@ def fit_model(
     """
     settings.check()
     panel = build_panel(df, resolve_columns(df, settings), missing=settings.missing)
-    settings, panel, notes = _settle(settings, panel)
+    settings, panel, notes = settle(settings, panel)
     summary = [*_describe(settings, panel.columns), *panel.summary()]
     panel = extend(panel, settings.horizon)
     window, season = settings.window or 1, settings.season or 1
@@ -152,7 +152,7 @@ def _threads(count: int) -> Generator[None]:
         torch.set_num_threads(before)
 
 
-def _settle(settings: Settings, panel: Panel) -> tuple[Settings, Panel, tuple[str, ...]]:
+def settle(settings: Settings, panel: Panel) -> tuple[Settings, Panel, tuple[str, ...]]:
     """Choose season, holdout and window where they are not given, and apply the policy for short series."""
     horizon = settings.horizon
     season = settings.season or usual_season(panel.frequency)

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGINT
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -59,9 +60,10 @@ class Tune:
         self.settings.check()
         df = read_table(self.table)
 
-        from gatewise.cli.codes import INTERRUPTED
+        from gatewise.cli.codes import name_of, stopped_by
         from gatewise.cli.progress import print_scores
         from gatewise.tasks.forecast import tune
+        from gatewise.tasks.forecast.training import StoppedError
 
         command = f"gatewise {shlex.join(words)}"
         with TuneProgress() as progress:
@@ -71,11 +73,13 @@ class Tune:
                     trials=self.trials, space=self.space, keep=self.keep, prune=not self.no_prune, force=self.force,
                     title=f"Search for a forecast of {name}", command=command, watch=progress,
                 )  # fmt: skip
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 progress.close()
+                signal = stop.signal if isinstance(stop, StoppedError) else SIGINT
                 again = f"gatewise {shlex.join(word for word in words if word != '--force')}"
-                print(f"stopped: {progress.done} of {self.trials} trials are done and kept. To go on: {again}")
-                return INTERRUPTED
+                print(f"stopped by {name_of(signal)}: {progress.done} of {self.trials} trials are done and kept.")
+                print(f"to go on: {again}")
+                return stopped_by(signal)
         print(f"best: trial {tuned.best.number} of {len(tuned.trials)}, validation loss {tuned.best.loss:.4f}")
         for setting, share in tuned.importance.items():
             print(f"importance of {setting}: {share:.0%}")
@@ -122,7 +126,8 @@ class TuneProgress:
             self._print(f"fixed  {name:<14} {value}")
         if done:
             self._print(f"{done} of {trials} trials are done")
-        self._bar.start()
+        if self._console.is_terminal:
+            self._bar.start()
 
     def start(self, number: int, settings: Settings) -> None:
         """Show that a trial begins."""

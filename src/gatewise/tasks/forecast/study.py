@@ -6,7 +6,6 @@ other settings.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import sqlite3
@@ -17,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-import polars as pl
 import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from gatewise.data import Panel
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.settings import Settings
 from gatewise.tasks.forecast.space import Range, Space
@@ -118,32 +117,16 @@ class _Given(BaseSampler):
         return self._drawn[param_name]
 
 
-def made_of(space: Space, given: Settings, df: pl.DataFrame, columns: tuple[str, ...], prune: bool) -> dict[str, Any]:
-    """What a study's trials depend on, as plain data: the settings, the space, the table's used columns."""
+def made_of(space: Space, given: Settings, panel: Panel, prune: bool) -> dict[str, Any]:
+    """What a study's trials depend on, as plain data: the table, the space and the other settings."""
     own = {row.setting for row in space.ranges} | set(space.fixed)
-    settings = {name: value for name, value in asdict(given.plain()).items() if name not in own}
     about = {
-        "table": {"columns": columns, "rows": len(df), "sha256": _sha256(df.select(columns))},
+        "table": {"rows": len(panel.y), "fingerprint": panel.fingerprint()},
         "space": {**asdict(space), "about": "", "fixed": dict(space.fixed)},
-        "settings": settings,
+        "settings": {name: value for name, value in asdict(given.plain()).items() if name not in own},
         "prune": prune,
     }
     return json.loads(json.dumps(about))
-
-
-def _sha256(df: pl.DataFrame) -> str:
-    """Of a table's values, whatever file they came from."""
-    digest = hashlib.sha256()
-    for column in df:
-        digest.update(f"{column.name} {column.dtype} {len(column)}\n".encode())
-        digest.update(column.is_null().to_numpy().tobytes())
-        physical = column.to_physical()
-        if physical.dtype.is_numeric():
-            digest.update(physical.fill_null(0).to_numpy().tobytes())
-        else:
-            for value in column.cast(pl.String).fill_null(""):
-                digest.update(value.encode() + b"\0")
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -14,11 +14,11 @@ import optuna
 import polars as pl
 from optuna.trial import TrialState
 
-from gatewise.data import build_panel, to_polars, write_table
+from gatewise.data import Panel, build_panel, to_polars, write_table
 from gatewise.data.windows import extend
 from gatewise.errors import InputError
 from gatewise.format import atomic_file
-from gatewise.tasks.forecast.fitting import fit_model, settle
+from gatewise.tasks.forecast.fitting import Fitted, fit_model, settle
 from gatewise.tasks.forecast.folder import check_folder
 from gatewise.tasks.forecast.model import ForecastModel
 from gatewise.tasks.forecast.resolve import resolve_columns
@@ -39,8 +39,10 @@ from gatewise.tasks.forecast.study import (
     sampler,
     trials_of,
 )
+from gatewise.tasks.forecast.training import StoppedError, Summary
 from gatewise.tasks.forecast.tune_report import TuneData, footer, importance_of, render_tune
-from gatewise.train import Epoch, Plan
+from gatewise.train import DivergedError, Epoch, Plan, Step
+from gatewise.train.stop import Stop
 
 TRIALS_BEFORE_PRUNING = 5
 EPOCHS_BEFORE_PRUNING = 0.25
@@ -144,7 +146,7 @@ def tune(
     Raises:
         InputError: a setting, the space or the table is not right, the series leave nothing to validate on, the folder
             holds something else, or no trial gave a model.
-        KeyboardInterrupt: Ctrl-C; the trials that are over are kept.
+        StoppedError: a KeyboardInterrupt that tells the signal, Ctrl-C or SIGTERM; the trials that are over are kept.
 
     Example:
         >>> import tempfile
@@ -165,10 +167,9 @@ def tune(
     if not going_on:
         check_folder(folder, force=force)
     df = to_polars(frame)
-    columns = _check_validation(settings, df)
-    about = made_of(chosen, settings, df, columns, prune)
-    with opened(folder, about, anew=not going_on) as study:
-        search = _Search(study, chosen, settings, df, folder, prune, title, command, watch or SilentTuning())
+    about = made_of(chosen, settings, _read(settings, df), prune)
+    with opened(folder, about, anew=not going_on) as study, Stop() as stop:
+        search = _Search(study, stop, chosen, settings, df, folder, prune, title, command, watch or SilentTuning())
         return search.run(trials)
 
 
@@ -179,20 +180,18 @@ def _checked(settings: Settings, trials: int) -> Settings:
     return settings.plain()
 
 
-def _check_validation(settings: Settings, df: pl.DataFrame) -> tuple[str, ...]:
-    """The columns in use; raises where no window is left to validate on."""
-    columns = resolve_columns(df, settings)
-    settled, panel, _ = settle(settings, build_panel(df, columns, missing=settings.missing))
+def _read(settings: Settings, df: pl.DataFrame) -> Panel:
+    """The series of a table; raises where no window is left to validate on."""
+    panel = build_panel(df, resolve_columns(df, settings), missing=settings.missing)
+    settled, used, _ = settle(settings, panel)
     window, horizon, holdout = settled.window or 1, settings.horizon, settled.holdout or 0
-    split = Split.of(extend(panel, horizon), window, horizon, holdout)
-    if not len(split.validation()):
+    if not len(Split.of(extend(used, horizon), window, horizon, holdout).validation()):
         raise InputError(
             "no series is long enough for a validation window, by which trials are judged: "
             f"{window + 2 * horizon} rows before the last {holdout} are needed (window {window}, twice the horizon "
             f"{horizon}). Use a shorter window or horizon, or a smaller --holdout."
         )
-    used = (columns.id, columns.time, columns.target, *columns.past, *columns.future, *columns.static)
-    return tuple(name for name in used if name is not None)
+    return panel
 
 
 @final
@@ -201,6 +200,7 @@ class _Search:
     """One study at work."""
 
     study: optuna.Study
+    stop: Stop
     space: Space
     given: Settings
     df: pl.DataFrame
@@ -218,6 +218,7 @@ class _Search:
         try:
             for number in range(done + 1, trials + 1):
                 self._run_one(number)
+                self._obey()
         except KeyboardInterrupt:
             if trials_of(self.study):
                 self._report()
@@ -228,7 +229,7 @@ class _Search:
             raise InputError(f"none of the trials gave a model. Trial 1: {first.user_attrs[DIVERGED]}")
         if not self._holds(best):
             self.watch.again(best)
-            self._write(*fit_model(self._settings(best), self.df, _Following(lambda epoch: None)))
+            self._write(*self._fit(self._settings(best), lambda epoch: None))
         metrics = json.loads((self.folder / "metrics.json").read_text())
         return Tuned(self.folder, best, self._settings(best), trials_of(self.study), self._report(), metrics)
 
@@ -246,37 +247,34 @@ class _Search:
             if trial.should_prune():
                 raise optuna.TrialPruned
 
+        state, loss = TrialState.FAIL, None
         try:
-            state, loss = self._fit(trial, settings, follow)
-        except BaseException:
-            self.study.tell(trial, state=TrialState.FAIL)
-            raise
-        self.study.tell(trial, loss, state)
+            model, fitted = self._fit(settings, follow)
+            loss = min(fitted.history.losses())
+            best = best_of(trials_of(self.study))
+            if best is None or loss < best.loss:
+                self._write(model, fitted)
+            state = TrialState.COMPLETE
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except DivergedError as error:
+            trial.set_user_attr(DIVERGED, str(error))
+            state = TrialState.PRUNED
+        finally:
+            self.study.tell(trial, loss if state == TrialState.COMPLETE else None, state)
         over = trials_of(self.study)
         self.watch.trial(over[-1], settings, best_of(over) == over[-1])
 
-    def _fit(
-        self, trial: optuna.Trial, settings: Settings, follow: Callable[[Epoch], None]
-    ) -> tuple[TrialState, float | None]:
-        """Fit a trial, and write the run if it is the best; how it ended, and its loss if it is complete."""
-        following = _Following(follow)
-        try:
-            model, fitted = fit_model(settings, self.df, following)
-        except optuna.TrialPruned:
-            return TrialState.PRUNED, None
-        except InputError as error:
-            # The table was fine for other settings: the training came to numbers that are not finite.
-            if not following.began:
-                raise
-            trial.set_user_attr(DIVERGED, str(error))
-            return TrialState.PRUNED, None
-        if fitted.history.interrupted:
-            raise KeyboardInterrupt
-        loss = min(epoch.val_loss for epoch in fitted.history.epochs if epoch.val_loss is not None)
-        best = best_of(trials_of(self.study))
-        if best is None or loss < best.loss:
-            self._write(model, fitted)
-        return TrialState.COMPLETE, loss
+    def _fit(self, settings: Settings, follow: Callable[[Epoch], None]) -> tuple[ForecastModel, Fitted]:
+        """An ordinary fit; what a signal cuts short is none."""
+        model, fitted = fit_model(settings, self.df, _Following(self._obey, follow))
+        if fitted.history.stopped:
+            raise StoppedError(fitted.history.stopped)
+        return model, fitted
+
+    def _obey(self) -> None:
+        if self.stop.signal:
+            raise StoppedError(self.stop.signal)
 
     def _settings(self, trial: Trial) -> Settings:
         return self.space.settings(self.given, trial.drawn)
@@ -287,7 +285,7 @@ class _Search:
         first = max(1, round(EPOCHS_BEFORE_PRUNING * self.given.epochs))
         return optuna.pruners.MedianPruner(TRIALS_BEFORE_PRUNING, first)
 
-    def _write(self, model: Any, fitted: Any) -> None:
+    def _write(self, model: ForecastModel, fitted: Fitted) -> None:
         write_run(model, fitted, self.folder, title=self.title, command=self.command, force=True)
 
     def _holds(self, trial: Trial) -> bool:
@@ -325,19 +323,21 @@ class _Search:
 
 @final
 class _Following:
-    """A fit's watcher that passes the epochs on."""
+    """A fit's watcher that passes the epochs on, and looks for a signal that came before the training's own watch."""
 
-    def __init__(self, follow: Callable[[Epoch], None]) -> None:
-        self.began = False
-        self._follow = follow
+    def __init__(self, obey: Callable[[], None], follow: Callable[[Epoch], None]) -> None:
+        self._obey, self._follow = obey, follow
 
-    def begin(self, summary: Any, plan: Plan) -> None:
-        """The table is read, and training begins."""
-        self.began = True
+    def begin(self, summary: Summary, plan: Plan) -> None:
+        """The table is read."""
+        self._obey()
 
-    def step(self, *args: Any, **kwargs: Any) -> None:
+    def step(self, step: Step) -> None:
         """Steps are not shown."""
 
     def epoch(self, epoch: Epoch, is_best: bool) -> None:
         """Pass it on."""
         self._follow(epoch)
+
+    def event(self, name: str, values: dict[str, Any]) -> None:
+        """There are no checkpoints, so there is nothing to tell."""

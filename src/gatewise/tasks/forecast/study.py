@@ -231,12 +231,12 @@ def _refuse_another(path: Path, before: Mapping[str, Any] | None, about: Mapping
             continue
         if part == "settings":
             then, now = before[part], about[part]
-            differ = [name for name in settings if then.get(name) != now.get(name)]
-            told += [f"{name} was {then.get(name)!r} and is {now.get(name)!r}" for name in differ]
+            differ = [name for name in settings if name in then and name in now and then[name] != now[name]]
+            told += [f"{name} was {then[name]!r} and is {now[name]!r}" for name in differ]
         elif part == "space":
             names = before[part]["name"], about[part]["name"]
             told.append(
-                f"the space was {names[0]!r} and is {names[1]!r}" if len(set(names)) > 1 else "the space's ranges"
+                f"the space was {names[0]!r} and is {names[1]!r}" if len(set(names)) > 1 else "the ranges of the space"
             )
         elif part == "prune":
             told.append(f"pruning was {'on' if before.get(part) else 'off'} and is {'on' if about[part] else 'off'}")

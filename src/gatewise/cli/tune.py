@@ -114,7 +114,8 @@ class TuneProgress:
 
     def close(self) -> None:
         """Take the running line away."""
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def begin(self, space: Space, done: int, trials: int) -> None:
         """Print what is searched."""

@@ -337,6 +337,7 @@ class _Following:
 
     def epoch(self, epoch: Epoch, is_best: bool) -> None:
         """Pass it on."""
+        self._obey()
         self._follow(epoch)
 
     def event(self, name: str, values: dict[str, Any]) -> None:

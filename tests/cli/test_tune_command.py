@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from cli_tools import RUN_FILES, SMALL, check_forecast, command, long_table, refuses, snapshot, succeeds
-from test_process import finished, interrupted
+from test_process import interrupted
 
 from gatewise.data import read_table
 from gatewise.tasks.forecast import tuning
@@ -106,6 +106,7 @@ def test_a_signal_ends_it_in_good_order(tmp_path: Path, sent: signal.Signals, na
     assert done[2] == "gatewise " + " ".join(many).replace("a run", "'a run'")
     assert set(snapshot(tmp_path / "a run")) == TUNE_FILES
     assert len(pl.read_csv(tmp_path / "a run" / "trials.csv")) == int(done[1])
-    again = finished(tmp_path, *words, "--trials", str(int(done[1]) + 1))
-    assert (again.returncode, again.stderr) == (0, "")
-    assert f"{done[1]} of {int(done[1]) + 1} trials are done" in again.stdout
+    more = str(int(done[1]) + 1)
+    again = succeeds("tune", tmp_path / "table.csv", *words[2:-1], tmp_path / "a run", "--trials", more)
+    assert f"{done[1]} of {more} trials are done" in again.out
+    assert again.out.count("validation") == 2  # the trial and the best

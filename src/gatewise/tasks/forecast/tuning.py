@@ -45,8 +45,8 @@ from gatewise.train import DivergedError, Epoch, Plan, Step
 from gatewise.train.stop import Stop
 
 TRIALS_BEFORE_PRUNING = 5
-EPOCHS_BEFORE_PRUNING = 0.25
-"""Of all epochs: the learning rate rises at first, and says little about its highest."""
+EPOCHS_BEFORE_PRUNING = 0.5
+"""Of all epochs: while the learning rate is high, a loss says little about what it will be when the rate has fallen."""
 
 
 class TuneWatcher(Protocol):

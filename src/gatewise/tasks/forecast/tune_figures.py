@@ -99,7 +99,7 @@ def _places(ax: Axes, row: Range, drawn: Sequence[float]) -> list[float]:
         if row.high / row.low < 100:
             ax.xaxis.set_major_locator(FixedLocator(_steps(row.low, row.high)))
         else:
-            ax.xaxis.set_major_locator(LogLocator(numticks=6))
+            ax.xaxis.set_major_locator(LogLocator(numticks=4))
         ax.xaxis.set_minor_formatter(NullFormatter())
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:.6g}")
     return list(drawn)

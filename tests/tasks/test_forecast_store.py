@@ -19,12 +19,13 @@ from gatewise.runtime.windows import Origins, Shape
 from gatewise.tasks.forecast import stored
 from gatewise.tasks.forecast.encoding import fit_encoding
 from gatewise.tasks.forecast.evaluate import evaluate, first_after
-from gatewise.tasks.forecast.fitting import Silent, fit_model
+from gatewise.tasks.forecast.fitting import fit_model
 from gatewise.tasks.forecast.inputs import windows_of
 from gatewise.tasks.forecast.model import moments_of
 from gatewise.tasks.forecast.run import write_run
 from gatewise.tasks.forecast.settings import Settings
 from gatewise.tasks.forecast.split import Split
+from gatewise.tasks.forecast.training import Silent
 
 LENGTHS = (40, 17, 31, 90)
 

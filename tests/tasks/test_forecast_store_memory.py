@@ -21,15 +21,15 @@ import resource, sys
 from pathlib import Path
 import numpy as np, torch
 from gatewise.data import Store
-from gatewise.tasks.forecast import fitting, run
+from gatewise.tasks.forecast import fitting, run, training
 from gatewise.tasks.forecast.settings import Settings
 
-fitting.STEPS_PER_EPOCH = 4
+training.STEPS_PER_EPOCH = 4
 folder = Path(sys.argv[1])
 
 def fit(name):
     store = Store.open(folder / name)
-    model, fitted = fitting.fit_model(Settings(horizon=8, hidden=4, epochs=2, window=48), store, fitting.Silent())
+    model, fitted = fitting.fit_model(Settings(horizon=8, hidden=4, epochs=2, window=48), store, training.Silent())
     return run.write_run(model, fitted, folder / f"run of {{name}}", title="", command="")
 
 fit("small")  # threads, plots and the like take their memory once

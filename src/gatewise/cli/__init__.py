@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return parse(args).run(args)
     except ModuleNotFoundError as error:
-        extra = "cli" if error.name in _WITHOUT_TORCH else "train"
+        extra = "cli" if error.name in _WITHOUT_TORCH else "tune" if error.name == "optuna" else "train"
         return _fail(f"this command needs {error.name}: pip install 'gatewise[{extra}]'")
     except InputError as error:
         return _fail(str(error))

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from gatewise.cli.prepare import Prepare
+from gatewise.cli.tune import Tune
 from gatewise.cli.watch import Watch
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
@@ -291,11 +292,12 @@ class Stream:
         return stream_lines(model, sys.stdin.buffer, write, max_streams=self.max_streams, state=self.state)
 
 
-Command = Fit | Predict | Evaluate | Prepare | Watch | Export | Cells | Show | Stream
+Command = Fit | Predict | Evaluate | Tune | Prepare | Watch | Export | Cells | Show | Stream
 COMMANDS: dict[str, type[Command]] = {
     "fit": Fit,
     "predict": Predict,
     "evaluate": Evaluate,
+    "tune": Tune,
     "prepare": Prepare,
     "watch": Watch,
     "export": Export,
@@ -316,7 +318,7 @@ def parse(args: Sequence[str]) -> Command:
         args=list(args[1:]),
         prog=f"gatewise {args[0]}",
         description=inspect.getdoc(command),
-        default=Fit(tyro.MISSING, _configured(args)) if command is Fit else tyro.MISSING_NONPROP,
+        default=command(tyro.MISSING, _configured(args)) if command in (Fit, Tune) else tyro.MISSING_NONPROP,
         config=_MARKERS,
     )
     return parsed

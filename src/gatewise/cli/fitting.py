@@ -5,7 +5,7 @@ from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
 
-from gatewise.cli.codes import INTERRUPTED, stopped_by
+from gatewise.cli.codes import INTERRUPTED, name_of, stopped_by
 from gatewise.data import to_table
 from gatewise.tasks.forecast.folder import CHECKPOINTS, check_folder
 
@@ -43,13 +43,13 @@ def fit(command: "Fit", title: str) -> int:
             )
         except StoppedError as stop:
             if group.first:
-                print(f"stopped by {_name(stop.signal)} in the first epoch, {go_on}")
+                print(f"stopped by {name_of(stop.signal)} in the first epoch, {go_on}")
             return stopped_by(stop.signal)
     stopped = fitted.history.stopped
     if not group.first:
         return stopped_by(stopped) if stopped else 0
     if stopped:
-        print(f"stopped by {_name(stopped)}, {go_on}")
+        print(f"stopped by {name_of(stopped)}, {go_on}")
         if stopped != Signals.SIGINT:
             # Whoever sends SIGTERM waits for a few seconds only.
             return stopped_by(stopped)
@@ -64,7 +64,3 @@ def fit(command: "Fit", title: str) -> int:
     if not (folder / "forecast.csv").exists():
         print("no forecast.csv: the table has no future rows with the known-future covariates.")
     return stopped_by(stopped) if stopped else 0
-
-
-def _name(number: int) -> str:
-    return "Ctrl-C" if number == Signals.SIGINT else Signals(number).name

@@ -78,12 +78,7 @@ def fit_model(
         StoppedError: a signal came before the first epoch was over, so there is no model yet.
     """
     settings.check()
-    if isinstance(table, Store):
-        settings, panel, notes = _settle(settings_of_store(settings, table), table)
-    else:
-        columns = resolve_columns(table, settings)
-        settings, panel, notes = _settle(settings, build_panel(table, columns, missing=settings.missing))
-        notes += unused_time_column(table, columns)
+    settings, panel, notes = series_of(settings, table)
     summary = [*_describe(settings, panel.columns), *panel.summary()]
     panel = extend(panel, settings.horizon)
     window, season = settings.window or 1, settings.season or 1
@@ -155,6 +150,15 @@ def _threads(count: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def series_of(settings: Settings, table: pl.DataFrame | Store) -> tuple[Settings, AnyPanel, tuple[str, ...]]:
+    """The series of a table or a store, with the settings as they are chosen for them, and notes for the user."""
+    if isinstance(table, Store):
+        return _settle(settings_of_store(settings, table), table)
+    columns = resolve_columns(table, settings)
+    settings, panel, notes = _settle(settings, build_panel(table, columns, missing=settings.missing))
+    return settings, panel, (*notes, *unused_time_column(table, columns))
 
 
 def _settle(settings: Settings, panel: SomePanel) -> tuple[Settings, SomePanel, tuple[str, ...]]:

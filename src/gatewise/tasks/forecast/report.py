@@ -8,10 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from gatewise.tasks.forecast.report_figures import (
     Fan,
@@ -23,6 +20,7 @@ from gatewise.tasks.forecast.report_figures import (
     learning_curve,
     training_curves,
 )
+from gatewise.tasks.forecast.report_page import render_page
 
 __all__ = ["Fan", "GateTrace", "ReportData", "render_report", "verdict"]
 
@@ -94,8 +92,6 @@ def render_report(data: ReportData) -> str:
     Returns:
         The HTML, with all styles and figures inside it.
     """
-    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     models = list(data.metrics.get("models", ()))
     fans = [
         (fan.title, fan_chart(fan, data.levels, data.target, f"fan-{number}")) for number, fan in enumerate(data.fans)
@@ -106,7 +102,8 @@ def render_report(data: ReportData) -> str:
         "steps": error_by_step(data.metrics.get("by_step") or {}, models, data.target),
         "gates": gate_maps(data.gates, data.target) if data.gates and data.gates.gates else None,
     }
-    return environment.from_string(template).render(
+    return render_page(
+        "report.html.j2",
         data=data,
         verdict=verdict(data.metrics).replace(" %", "\u00a0%"),
         models=models,

@@ -123,6 +123,8 @@ def train_network(
 
     def loss(drawn: Drawn) -> tuple[Tensor, int]:
         x, candidates, truth = (torch.from_numpy(v) for v in drawn.windows[:3])
+        if network.training and settings.input_noise:
+            x = x + settings.input_noise * torch.randn_like(x)
         return pinball(network(x, candidates).float(), truth, levels)
 
     def batch(epoch: int, step: int, part: Part) -> Drawn:

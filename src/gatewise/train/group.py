@@ -4,14 +4,16 @@ Every process takes its part of each batch, and gradients are summed over all of
 stay equal everywhere and the batches are those of a single process.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, distributed, nn
+
+from gatewise.errors import InputError, LostProcessError
+from gatewise.machine import process
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Part:
 @final
 class Group:
     """The processes of torch.distributed's default group, or this one if there is none.
+
+    What is asked of all of them raises LostProcessError where one of them does not answer.
 
     Attributes:
         rank: of this process, from 0.
@@ -58,16 +62,19 @@ class Group:
         """Give all processes the weights of the first, and each its own random numbers."""
         if self.size == 1:
             return
-        for value in module.state_dict().values():
-            distributed.broadcast(value, 0)
-        torch.manual_seed(torch.initial_seed() + self.rank)
+        with _in_touch():
+            for value in module.state_dict().values():
+                distributed.broadcast(value, 0)
+        # Not the seed itself, from whose numbers the weights were drawn.
+        torch.manual_seed(torch.initial_seed() + 1 + self.rank)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one type by their sums over the processes, in one message."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.ravel() for tensor in tensors])
-        distributed.all_reduce(flat)
+        with _in_touch():
+            distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
@@ -76,7 +83,8 @@ class Group:
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self._device())
-        distributed.all_reduce(sums)
+        with _in_touch():
+            distributed.all_reduce(sums)
         return sums.tolist()
 
     def gather(self, item: Any) -> list[Any]:
@@ -84,7 +92,8 @@ class Group:
         if self.size == 1:
             return [item]
         items: list[Any] | None = [None] * self.size if self.first else None
-        distributed.gather_object(item, items)
+        with _in_touch():
+            distributed.gather_object(item, items)
         return items or []
 
     def spread(self, item: Any) -> Any:
@@ -92,7 +101,8 @@ class Group:
         if self.size == 1:
             return item
         items = [item]
-        distributed.broadcast_object_list(items)
+        with _in_touch():
+            distributed.broadcast_object_list(items)
         return items[0]
 
     @staticmethod
@@ -101,13 +111,37 @@ class Group:
 
 
 @contextmanager
-def joined_group() -> Iterator[Group]:
-    """Join the group that torchrun has described in the environment, if it has, and leave it at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+def joined_group() -> Generator[Group]:
+    """Join the group that torchrun has described in the environment, if it has, and leave it at the end.
+
+    Raises:
+        InputError: the environment makes no sense.
+        LostProcessError: a process did not come, or was lost before all were done.
+    """
+    if process().size == 1 or distributed.is_initialized():
         yield Group()
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        with _in_touch():
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except ValueError as error:
+        raise InputError(f"the processes cannot find each other: {error}. Start them with torchrun.") from None
     try:
         yield Group()
+        # Whoever left first would look lost to those whose last message is still under way.
+        with _in_touch():
+            distributed.barrier()
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def _in_touch() -> Generator[None]:
+    """What torch.distributed says of lost processes, as an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise LostProcessError(
+            f"the processes cannot go on together: one has ended, or is out of reach ({reason})."
+        ) from error

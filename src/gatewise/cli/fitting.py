@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gatewise.cli.codes import INTERRUPTED, stopped_by
 from gatewise.data import read_table
+from gatewise.machine import process
 from gatewise.tasks.forecast.folder import CHECKPOINTS, check_folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def fit(command: "Fit", title: str) -> int:
     name = Path(command.table).name.split(".")[0].strip("*?[]") or "table"
     folder = Path(command.out or f"runs/{name}")
     command.settings.check()
-    check_folder(folder, force=command.force, resume=command.resume)
+    if not process().rank:
+        # One looks for all: each tries the folder out, and would be in the others' way.
+        check_folder(folder, force=command.force, resume=command.resume)
     df = read_table(command.table)
 
     # Here, because torch takes its time and wrong words should be told at once.

@@ -20,6 +20,7 @@ from gatewise.train.history import Epoch, History, OnEpoch, OnEvent, OnStep, Ste
 from gatewise.train.plan import Plan
 from gatewise.train.run import Run, Stateful
 from gatewise.train.stop import Stop
+from gatewise.train.threads import torch_threads
 
 Batch = TypeVar("Batch")
 
@@ -88,7 +89,7 @@ def train(
     """
     run = Run(module, plan, carried, checkpoints, on_event)
     work = _Work(run, loss, batch, describe)
-    with Stop() as stop:
+    with Stop() as stop, torch_threads():
         run.begin()
         while not run.over(early=validate is not None):
             module.train()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from gatewise.data.forks import check_fork
 from gatewise.data.frequency import Frequency
 from gatewise.data.grid import POLICY_HINT, Rows, check_order, complete, group_rows, settle_frequency
 from gatewise.data.roles import Columns, check_columns, count, number_column
@@ -132,6 +133,7 @@ def build_panel(
         >>> panel.lengths().tolist(), panel.time.to_list()
         ([2], [0, 1, 2])
     """
+    check_fork()
     if missing not in POLICIES:
         raise InputError(f"missing={missing!r} is unknown: accepted are {', '.join(POLICIES)}.")
     check_columns(df, columns)

@@ -18,6 +18,7 @@ import narwhals as nw
 import polars as pl
 
 from gatewise.data.csvcheck import check_names, check_text
+from gatewise.data.forks import check_fork
 from gatewise.data.parse import tidy
 from gatewise.errors import InputError
 from gatewise.format import atomic_file
@@ -46,6 +47,7 @@ def read_table(source: str | Path) -> pl.DataFrame:
         >>> read_table(path)["y"].to_list()
         [1.0, 2.5]
     """
+    check_fork()
     paths = _resolve(source)
     frames = [_read_raw(path) for path in paths]
     if all(_kind(path)[0] in _SEPARATORS for path in paths):

@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 
 from gatewise.errors import InputError, LostProcessError
 from gatewise.machine import process
+from gatewise.train.meeting import fresh_store
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ def joined_group() -> Generator[Group]:
         return
     try:
         with _in_touch():
-            distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            store, rank, size = next(distributed.rendezvous("env://"))
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            distributed.init_process_group(backend, store=fresh_store(store, rank, size), rank=rank, world_size=size)
     except ValueError as error:
         raise InputError(f"the processes cannot find each other: {error}. Start them with torchrun.") from None
     try:
@@ -141,7 +144,7 @@ def _in_touch() -> Generator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise LostProcessError(
             f"the processes cannot go on together: one has ended, or is out of reach ({reason})."
         ) from error

@@ -1,6 +1,7 @@
 """What ``gatewise fit`` does: check, read, train, write; alone or as one of torchrun's processes."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
@@ -38,8 +39,7 @@ def fit(command: "Fit", title: str) -> int:
 
     place = folder / CHECKPOINTS
     go_on = f"saved in {place}: the same command with --resume goes on."
-    with joined_group() as group, Progress() as progress:
-        watch = progress if group.first else Silent()
+    with joined_group() as group, Progress() if group.first else nullcontext(Silent()) as watch:
         try:
             model, fitted = fit_model(
                 command.settings, df, watch, checkpoints=place, resume=command.resume, save_every=command.save_every

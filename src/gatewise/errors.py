@@ -1,4 +1,4 @@
-"""The one error class for what a user can mend: their data, arguments or files."""
+"""The error class for what a user can mend (their data, arguments or files), and that of a group of processes."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The text is one or two sentences that name what is wrong, where, and what is accepted. The command line prints it
     without a traceback and exits with 1.
     """
+
+
+class LostProcessError(RuntimeError):
+    """Processes that work together cannot go on, because one of them has ended or cannot be reached."""

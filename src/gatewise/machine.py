@@ -1,4 +1,4 @@
-"""Which instruction set computes, with how many threads, on whose team."""
+"""Which instruction set computes, with how many threads, on whose team; which of several processes this is."""
 
 import os
 import sys
@@ -49,6 +49,40 @@ def isa() -> str:
         return _native.isa()
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+class Process(NamedTuple):
+    """One of the processes that a launcher such as torchrun has started together.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: how many there are, 1 without a launcher.
+    """
+
+    rank: int
+    size: int
+
+
+def process() -> Process:
+    """Tell which process this is, by the environment variables RANK and WORLD_SIZE.
+
+    Raises:
+        InputError: they make no sense.
+
+    Example:
+        >>> process()
+        Process(rank=0, size=1)
+    """
+    texts = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
+    if texts[1] == "1":
+        return Process(0, 1)
+    rank, size = (int(text) if text and text.isdecimal() else -1 for text in texts)
+    if not 0 <= rank < size:
+        raise InputError(
+            f"the environment has WORLD_SIZE={texts[1]!r} and RANK={texts[0]!r}, as no launcher sets them: start the "
+            "processes with torchrun, or unset both."
+        )
+    return Process(rank, size)
 
 
 def _processors() -> int:

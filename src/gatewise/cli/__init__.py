@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from gatewise.cli.codes import INTERRUPTED
-from gatewise.errors import InputError
+from gatewise.errors import InputError, LostProcessError
 
 _WITHOUT_TORCH = ("narwhals", "polars", "rich", "tyro", "uniplot")
 """What the commands need that do not train."""
@@ -29,10 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = "cli" if error.name in _WITHOUT_TORCH else "tune" if error.name == "optuna" else "train"
         return _fail(f"this command needs {error.name}: pip install 'gatewise[{extra}]'")
-    except InputError as error:
+    except (InputError, LostProcessError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("\nstopped; nothing was written.", file=sys.stderr)
+        if not _who():
+            print("\nstopped; nothing was written.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, say) has what it wanted.
@@ -41,5 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str) -> int:
-    print(f"gatewise: {text}", file=sys.stderr)
+    # Whole in one write, because several processes may have the same to say.
+    sys.stderr.write(f"gatewise{_who()}: {text}\n")
     return 1
+
+
+def _who() -> str:
+    """Which of torchrun's processes this is, in words; nothing for the first, or the only one."""
+    from gatewise.machine import process
+
+    try:
+        rank, size = process()
+    except InputError:
+        return ""
+    return f" (process {rank + 1} of {size})" if rank else ""

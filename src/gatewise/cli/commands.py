@@ -72,6 +72,12 @@ class Predict:
         gatewise predict runs/data data.csv -o forecast.csv
 
         gatewise predict runs/sales sales.parquet --future-table plan.csv -o forecast.parquet
+
+        gatewise predict runs/sales sales.parquet --shard 2/4 -o forecast.parquet
+
+    The last writes forecast.2-of-4.parquet, the forecast of the second quarter of the series: on each of four machines
+    another quarter. The parts in the order of their names are the whole. Under torchrun, its processes share the series
+    out and write one file.
     """
 
     model: Word
@@ -82,29 +88,14 @@ class Predict:
     """where to write, .csv or .parquet; by default CSV to standard output"""
     future_table: str | None = None
     """rows of the horizon with the known-future covariates, if the table does not have them"""
+    shard: str | None = None
+    """i/n: only the i-th of n shares of the series, into a file whose name says so (forecast.2-of-4.parquet)"""
 
     def run(self, words: Sequence[str]) -> int:
         """Forecast and write."""
-        from gatewise.data import csv_parts, read_table, to_table, whole, with_future, write_parts
+        from gatewise.cli.predicting import predict
 
-        table = to_table(self.table)
-
-        from gatewise.tasks.forecast.model import ForecastModel
-
-        model = ForecastModel.load(self.model)
-        if self.future_table is not None:
-            table = with_future(whole(table), read_table(self.future_table), model.columns)
-        panel, notes = model.read(table)
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-        parts = model.predict_parts(panel)
-        if self.output is None:
-            sys.stdout.writelines(csv_parts(parts))
-        else:
-            rows = write_parts(parts, self.output)
-            series = f"{len(panel.ids):,} series" if len(panel.ids) > 1 else "1 series"
-            print(f"{rows:,} rows for {series} in {self.output}", file=sys.stderr)
-        return 0
+        return predict(self)
 
 
 @dataclass

@@ -1,12 +1,14 @@
 """What ``gatewise fit`` does: check, read, train, write; alone or as one of torchrun's processes."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
 
 from gatewise.cli.codes import INTERRUPTED, name_of, stopped_by
 from gatewise.data import to_table
+from gatewise.machine import process
 from gatewise.tasks.forecast.folder import CHECKPOINTS, check_folder
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ def fit(command: "Fit", title: str) -> int:
     name = Path(command.table).name.split(".")[0].strip("*?[]") or "table"
     folder = Path(command.out or f"runs/{name}")
     command.settings.check()
-    check_folder(folder, force=command.force, resume=command.resume)
+    if not process().rank:
+        # One looks for all: each tries the folder out, and would be in the others' way.
+        check_folder(folder, force=command.force, resume=command.resume)
     table = to_table(command.table)
 
     # Here, because torch takes its time and wrong words should be told at once.
@@ -35,8 +39,7 @@ def fit(command: "Fit", title: str) -> int:
 
     place = folder / CHECKPOINTS
     go_on = f"saved in {place}: the same command with --resume goes on."
-    with joined_group() as group, Progress() as progress:
-        watch = progress if group.first else Silent()
+    with joined_group() as group, Progress() if group.first else nullcontext(Silent()) as watch:
         try:
             model, fitted = fit_model(
                 command.settings, table, watch, checkpoints=place, resume=command.resume, save_every=command.save_every

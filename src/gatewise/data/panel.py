@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from gatewise.data.forks import check_fork
 from gatewise.data.frequency import Frequency
 from gatewise.data.grid import POLICY_HINT, Rows, check_order, complete, group_rows, settle_frequency
 from gatewise.data.roles import Columns, check_columns, count, number_column
@@ -171,6 +172,7 @@ def build_panel(
         >>> panel.lengths().tolist(), panel.time.to_list()
         ([2], [0, 1, 2])
     """
+    check_fork()
     check_policy(missing)
     check_columns(df, columns)
     return _lay_out(df, columns, lambda rows: settle_frequency(rows, frequency), missing, need_future=need_future)

@@ -17,6 +17,7 @@ import narwhals as nw
 import polars as pl
 
 from gatewise.data.csvcheck import check_names
+from gatewise.data.forks import check_fork
 from gatewise.data.parse import tidy
 from gatewise.data.textfile import TextFile
 from gatewise.errors import InputError
@@ -46,6 +47,7 @@ def read_table(source: str | Path) -> pl.DataFrame:
         >>> read_table(path)["y"].to_list()
         [1.0, 2.5]
     """
+    check_fork()
     paths = resolve(source)
     frames = [_read_raw(path) for path in paths]
     if all(kind_of(path)[0] in SEPARATORS for path in paths):

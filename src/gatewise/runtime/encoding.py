@@ -83,8 +83,8 @@ class Encoding:
             static: of each by its name N values: float64, or texts where the model has categories.
             count: N.
         """
-        parts = [covariate.encode(static[covariate.name]).reshape(count, -1) for covariate in self.static]
-        return np.concatenate([np.empty((count, 0), np.float32), *parts], axis=1)
+        parts = [covariate.encode(static[covariate.name]) for covariate in self.static]
+        return np.column_stack([np.empty((count, 0), np.float32), *parts])
 
     def channels(self) -> tuple[str, ...]:
         """Names of the LSTM's input channels that come from covariates, in their order."""

@@ -14,14 +14,14 @@ class Gradients:
     """The gradients of some parameters, side by side in memory; each parameter's ``grad`` becomes a view of its place.
 
     Args:
-        parameters: whose ``grad`` is taken; one that the loss did not reach, here or in any process, keeps None.
+        parameters: that the loss has reached, in some process if not in this one: a part of a batch without rows may
+            reach no weight, and all processes must send the same.
         group: the processes over which gradients are summed.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], group: Group):
-        self._parameters = _reached(parameters, group)
         kinds: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
-        for parameter in self._parameters:
+        for parameter in parameters:
             kinds.setdefault((parameter.dtype, parameter.device), []).append(parameter)
         self._vectors = [_vector(same) for same in kinds.values()]
         for vector in self._vectors:
@@ -43,19 +43,8 @@ class Gradients:
         return torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms])).item() if norms else 0.0
 
 
-def _reached(parameters: Sequence[nn.Parameter], group: Group) -> list[nn.Parameter]:
-    """The parameters that the loss reached in any process, each with a gradient."""
-    reached = [float(p.grad is not None) for p in parameters]
-    # A part of a batch without rows may reach no weight, and all processes must send the same.
-    found = [p for p, count in zip(parameters, group.total(*reached), strict=True) if count] if parameters else []
-    for parameter in found:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    return found
-
-
 def _vector(parameters: Sequence[nn.Parameter]) -> Tensor:
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     vector = torch.cat([gradient.ravel() for gradient in gradients])
     places = vector.split([gradient.numel() for gradient in gradients])
     for parameter, place in zip(parameters, places, strict=True):

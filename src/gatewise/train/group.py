@@ -4,14 +4,17 @@ Every process takes its part of each batch, and gradients are summed over all of
 stay equal everywhere and the batches are those of a single process.
 """
 
-import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, distributed, nn
+
+from gatewise.errors import InputError, LostProcessError
+from gatewise.machine import process
+from gatewise.train.meeting import fresh_store
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Part:
 @final
 class Group:
     """The processes of torch.distributed's default group, or this one if there is none.
+
+    What is asked of all of them raises LostProcessError where one of them does not answer.
 
     Attributes:
         rank: of this process, from 0.
@@ -58,21 +63,25 @@ class Group:
         """Give all processes the weights of the first, and each its own random numbers."""
         if self.size == 1:
             return
-        for value in module.state_dict().values():
-            distributed.broadcast(value, 0)
-        torch.manual_seed(torch.initial_seed() + self.rank)
+        with _in_touch():
+            for value in module.state_dict().values():
+                distributed.broadcast(value, 0)
+        # Not the seed itself, from whose numbers the weights were drawn.
+        torch.manual_seed(torch.initial_seed() + 1 + self.rank)
 
     def sum(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the processes."""
         if self.size > 1:
-            distributed.all_reduce(tensor)
+            with _in_touch():
+                distributed.all_reduce(tensor)
 
     def total(self, *values: float) -> list[float]:
         """The sums of numbers over the processes."""
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self._device())
-        distributed.all_reduce(sums)
+        with _in_touch():
+            distributed.all_reduce(sums)
         return sums.tolist()
 
     def gather(self, item: Any) -> list[Any]:
@@ -80,7 +89,8 @@ class Group:
         if self.size == 1:
             return [item]
         items: list[Any] | None = [None] * self.size if self.first else None
-        distributed.gather_object(item, items)
+        with _in_touch():
+            distributed.gather_object(item, items)
         return items or []
 
     def spread(self, item: Any) -> Any:
@@ -88,7 +98,8 @@ class Group:
         if self.size == 1:
             return item
         items = [item]
-        distributed.broadcast_object_list(items)
+        with _in_touch():
+            distributed.broadcast_object_list(items)
         return items[0]
 
     @staticmethod
@@ -97,13 +108,39 @@ class Group:
 
 
 @contextmanager
-def joined_group() -> Iterator[Group]:
-    """Join the group that torchrun has described in the environment, if it has, and leave it at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or distributed.is_initialized():
+def joined_group() -> Generator[Group]:
+    """Join the group that torchrun has described in the environment, if it has, and leave it at the end.
+
+    Raises:
+        InputError: the environment makes no sense.
+        LostProcessError: a process did not come, or was lost before all were done.
+    """
+    if process().size == 1 or distributed.is_initialized():
         yield Group()
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        with _in_touch():
+            store, rank, size = next(distributed.rendezvous("env://"))
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            distributed.init_process_group(backend, store=fresh_store(store, rank, size), rank=rank, world_size=size)
+    except ValueError as error:
+        raise InputError(f"the processes cannot find each other: {error}. Start them with torchrun.") from None
     try:
         yield Group()
+        # Whoever left first would look lost to those whose last message is still under way.
+        with _in_touch():
+            distributed.barrier()
     finally:
         distributed.destroy_process_group()
+
+
+@contextmanager
+def _in_touch() -> Generator[None]:
+    """What torch.distributed says of lost processes, as an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise LostProcessError(
+            f"the processes cannot go on together: one has ended, or is out of reach ({reason})."
+        ) from error

@@ -21,6 +21,7 @@ from gatewise.train.history import Epoch, History, OnEpoch, OnEvent, OnStep, Ste
 from gatewise.train.plan import Plan
 from gatewise.train.run import Run, Stateful
 from gatewise.train.stop import Stop
+from gatewise.train.threads import torch_threads
 
 Batch = TypeVar("Batch")
 
@@ -89,16 +90,17 @@ def train(
     """
     run = Run(module, plan, carried, checkpoints, on_event)
     work = _Work(run, loss, batch, describe)
-    with Stop() as stop:
+    with Stop() as stop, torch_threads():
         run.begin()
         while not run.over(early=validate is not None):
             module.train()
             while run.step < plan.steps:
-                result, stopping = work.one_step(stop)
+                result, number = work.one_step(stop)
                 on_step(result)
                 # Alone, a signal that came since the step is obeyed at once; processes must agree, in the next step.
-                if stopping or (stop.signal and run.group.size == 1):
-                    return run.halt(stop.signal)
+                number = number or (stop.signal if run.group.size == 1 else 0)
+                if number:
+                    return run.halt(number)
                 if run.steps_done() % plan.save_every == 0 and run.step < plan.steps:
                     run.save()
             _judge(run, validate, on_epoch)
@@ -146,8 +148,8 @@ class _Work(Generic[Batch]):
     ):
         self._run, self._loss, self._batch, self._describe = run, loss, batch, describe
 
-    def one_step(self, stop: Stop) -> tuple[Step, bool]:
-        """Take a step; what it gave, and whether any process was asked to stop."""
+    def one_step(self, stop: Stop) -> tuple[Step, int]:
+        """Take a step; what it gave, and the signal by which any process was asked to stop, or 0."""
         run, started = self._run, time.perf_counter()
         rate = run.rate(run.steps_done())
         for group in run.optimizer.param_groups:
@@ -156,21 +158,22 @@ class _Work(Generic[Batch]):
         # What Optimizer.zero_grad does, without what it does around it.
         for parameter in run.parameters:
             parameter.grad = None
-        total, count, culprit = self._gradients()
-        total, count, stopping = run.group.total(total, count, float(stop.signal != 0))
+        mine, count, culprit = self._gradients()
+        wishes, reached = stop.wishes(), [float(p.grad is not None) for p in run.parameters]
+        total, count, *sums = run.group.total(mine, count, *wishes, *reached)
         mean = total / max(count, 1)
-        gradients = Gradients(run.parameters, run.group)
+        gradients = Gradients([p for p, by in zip(run.parameters, sums[len(wishes) :], strict=True) if by], run.group)
         gradients.scale(1 / max(count, 1))
         norm = gradients.norm()
         if not (math.isfinite(mean) and math.isfinite(norm)):
-            self._diverge(mean, norm, culprit)
+            self._diverge(mean, norm, culprit, blamed=not math.isfinite(mine))
         self._clip(gradients, norm)
         run.optimizer.step()
         run.step += 1
         run.average.update(run.steps_done())
         result = Step(run.epoch, run.step, mean, rate, norm, int(count), time.perf_counter() - started)
         run.sums.add(result)
-        return result, stopping > 0
+        return result, Stop.granted(sums[: len(wishes)])
 
     def _gradients(self) -> tuple[float, int, Batch]:
         """Gradients of the sum of this process' losses; the sum, the count, and a batch that went wrong if any did."""
@@ -180,7 +183,9 @@ class _Work(Generic[Batch]):
             batch = self._batch(run.epoch, run.step + 1, run.group.part(turn, run.plan.accumulate))
             with torch.autocast(run.device, torch.bfloat16, enabled=run.plan.autocast is not None):
                 value, values = self._loss(batch)
-            value.backward()
+            # A part without rows may depend on no weight.
+            if values or value.requires_grad:
+                value.backward()
             value = value.item()
             if not culprits or not math.isfinite(value):
                 culprits.append(batch)
@@ -195,15 +200,18 @@ class _Work(Generic[Batch]):
         if plan.clip_norm is not None and norm > plan.clip_norm:
             gradients.scale(plan.clip_norm / norm)
 
-    def _diverge(self, mean: float, norm: float, batch: Batch) -> None:
+    def _diverge(self, mean: float, norm: float, batch: Batch, *, blamed: bool) -> None:
+        """Say what went wrong: all processes the same, of the part whose loss it was if one can be blamed."""
         run = self._run
+        found = run.group.gather((not blamed, self._describe(batch)))
+        described = run.group.spread(min(found, key=lambda each: each[0])[1] if found else "")
         what = f"the loss became {mean}" if not math.isfinite(mean) else f"the gradient's norm became {norm}"
         sizes = {name: p.grad.abs().max().item() for name, p in run.module.named_parameters() if p.grad is not None}
         # What is no number comes first.
         largest = sorted(sizes, key=lambda name: -sizes[name] if math.isfinite(sizes[name]) else -math.inf)[:3]
         parts = [
             f"{what} in epoch {run.epoch}, step {run.step + 1}: try a lower learning rate.",
-            *([f"The batch: {described}."] if (described := self._describe(batch)) else []),
+            *([f"The batch: {described}."] if described else []),
             f"Largest gradients: {', '.join(f'{name} {sizes[name]:.3g}' for name in largest)}.",
         ]
         if not all(bool(value.isfinite().all()) for value in run.module.state_dict().values()):

@@ -1,6 +1,5 @@
 """Where a training run is, and all that it needs to go on from there."""
 
-import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,8 +116,8 @@ class Run:
         self._held = self._carried.state_dict() if self._carried is not None else {}
 
     def halt(self, number: int) -> History:
-        """Stop early: save, and end. Another process may have been asked to, then by SIGTERM."""
-        self.history.stopped = number or signal.SIGTERM
+        """Stop early, for a signal that this process or another got: save, and end."""
+        self.history.stopped = number
         self.save()
         self._tell("stopped", signal=self.history.stopped)
         return self.end()

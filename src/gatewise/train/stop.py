@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any, Self, final
 
@@ -36,6 +37,16 @@ class Stop:
             # None stands for a handler that was not set from Python, which cannot be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+
+    def wishes(self) -> list[float]:
+        """For each of SIGNALS whether it is the one that came, as numbers that processes can add up."""
+        return [float(self.signal == number) for number in SIGNALS]
+
+    @staticmethod
+    def granted(wishes: Sequence[float]) -> int:
+        """The signal that stops all processes, by the sums of their wishes; 0 for none."""
+        # SIGTERM before Ctrl-C: whoever sends it waits for a few seconds only.
+        return max((number for number, wish in zip(SIGNALS, wishes, strict=True) if wish), default=0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:

@@ -1,6 +1,8 @@
 """From a table and settings to a trained model."""
 
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +35,11 @@ from gatewise.tasks.forecast.settings import Settings
 from gatewise.tasks.forecast.split import Split
 from gatewise.tasks.forecast.training import STEPS_PER_EPOCH, Summary, Watcher, identity, plan_of, train_network
 from gatewise.train import Checkpoints, History
+from gatewise.train.threads import torch_threads
+from gatewise.train.weights import random_states, restore_random_states
+
+_TURN = threading.RLock()
+"""Whose turn it is to train: a process has one random generator, and one number of threads, for all of torch."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ def fit_model(
 ) -> tuple[ForecastModel, Fitted]:
     """Train a forecaster on a long table, or on a store of one.
 
+    Fits in several threads take turns, so that each gives what it would alone.
+
     Args:
         settings: of the forecaster.
         table: one row per series and time.
@@ -86,7 +95,7 @@ def fit_model(
     shape = Shape(window, settings.horizon, choose_lags(panel, split.train_ends, season, window))
     encoding = fit_encoding(panel, split.train_ends)
     inputs = windows_of(panel, encoding, shape)
-    with _own_randomness(settings.seed), _threads(settings.threads):
+    with _TURN, _own_randomness(settings.seed), torch_threads(settings.threads):
         blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(settings.quantiles))
         network = Network(blocks, settings.dropout)
         network.lstm().requires_grad_(not settings.freeze_lstm)
@@ -122,6 +131,16 @@ def fit_model(
     return model, Fitted(panel, split, tuple(summary), history, asdict(settings))
 
 
+def _new_turn() -> None:
+    """In a process that was forked: whoever had the turn is not there to give it up."""
+    global _TURN  # noqa: PLW0603
+    _TURN = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_turn)
+
+
 def _record(history: History, settings: Settings, seconds: float) -> dict[str, Any]:
     """What the model file keeps of its training."""
     return {
@@ -136,20 +155,13 @@ def _record(history: History, settings: Settings, seconds: float) -> dict[str, A
 
 @contextlib.contextmanager
 def _own_randomness(seed: int) -> Generator[None]:
-    """Draw from the seed, and leave the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """Draw from the seed, and leave the caller's random states as they were; going on from a checkpoint sets them."""
+    before = random_states()
+    try:
         torch.manual_seed(seed)
         yield
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Generator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
     finally:
-        torch.set_num_threads(before)
+        restore_random_states(before)
 
 
 def series_of(settings: Settings, table: pl.DataFrame | Store) -> tuple[Settings, AnyPanel, tuple[str, ...]]:

@@ -315,7 +315,7 @@ def test_a_watcher_sees_the_training() -> None:
         def epoch(self, epoch: Any, is_best: bool) -> None:
             seen.append(("epoch", epoch.epoch))
 
-        def event(self, name: str, values: dict[str, Any]) -> None:
+        def event(self, name: str, **values: Any) -> None:
             raise AssertionError(name)
 
     small(epochs=2).fit(table(), watch=Watcher())

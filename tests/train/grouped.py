@@ -102,7 +102,7 @@ def everything(folder: Path, *, stop_at: int = 0) -> dict[str, Any]:
     # Each process is shown a folder of its own, so that it can be seen which of them write.
     place = Checkpoints(folder / f"{Group().rank}", resume=True)
 
-    def on_event(name: str, values: Any) -> None:
+    def on_event(name: str, **values: Any) -> None:
         events.append(name)
 
     history, weights = resumable.training(place, plan=plan, on_step=on_step, on_event=on_event)

@@ -27,6 +27,14 @@ PLAN = Plan(
 LENGTHS = (50, 30, 41, 20, 15, 44)
 
 
+class Told(list[tuple[str, dict[str, Any]]]):
+    """What ``on_event`` was told: names and values."""
+
+    def hear(self, name: str, **values: Any) -> None:
+        """Be told."""
+        self.append((name, values))
+
+
 class Model(nn.Module):
     """Two layers with dropout and zoneout, and a head."""
 
@@ -41,7 +49,7 @@ def training(
     *,
     plan: Plan = PLAN,
     on_step: Callable[[Any], None] = lambda step: None,
-    on_event: Callable[[str, dict[str, Any]], None] = lambda name, values: None,
+    on_event: Callable[..., None] = lambda name, **values: None,
     width: int = 0,
 ) -> tuple[History, dict[str, Tensor]]:
     """Train from a fixed seed: the history and the weights. ``width`` adds weights that make checkpoints larger."""

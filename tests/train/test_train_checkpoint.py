@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resumable import Told
 from torch import Tensor
 
 from gatewise.errors import InputError
@@ -151,7 +152,7 @@ def test_what_a_killed_save_left_is_removed_and_only_that(tmp_path: Path) -> Non
 # --- a disk that fails while a run goes on
 
 
-def _run(folder: Path, told: list[tuple[str, dict[str, Any]]]) -> bytes:
+def _run(folder: Path, told: Told) -> bytes:
     torch.manual_seed(0)
     line, x = torch.nn.Linear(1, 1), torch.linspace(-1, 1, 8)[:, None]
 
@@ -159,7 +160,14 @@ def _run(folder: Path, told: list[tuple[str, dict[str, Any]]]) -> bytes:
         return (line(x) - 3 * x).square().sum(), len(x)
 
     plan = Plan(epochs=2, steps=3, save_every=1)
-    train(line, loss, lambda *_: x, plan, checkpoints=Checkpoints(folder), on_event=lambda *event: told.append(event))
+    train(
+        line,
+        loss,
+        lambda *_: x,
+        plan,
+        checkpoints=Checkpoints(folder),
+        on_event=told.hear,
+    )
     return b"".join(value.numpy().tobytes() for value in line.state_dict().values())
 
 
@@ -168,8 +176,8 @@ def _run(folder: Path, told: list[tuple[str, dict[str, Any]]]) -> bytes:
 def test_fault_26_a_disk_that_fails_leaves_the_last_good_checkpoint_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, code: int
 ) -> None:
-    undisturbed = _run(tmp_path / "whole", [])
-    folder, told = tmp_path / "run", []
+    undisturbed = _run(tmp_path / "whole", Told())
+    folder, told = tmp_path / "run", Told()
     good = Checkpoints(folder).save(0, {"step": 0}) if function != "mkdir" else None
     calls = 0
 
@@ -235,13 +243,13 @@ def test_a_step_is_told_before_its_checkpoint(tmp_path: Path) -> None:
     train(
         line, lambda x: (line(x).sum(), 1), lambda *_: torch.ones(1, 1), Plan(2, 4, save_every=3),
         checkpoints=Checkpoints(tmp_path),
-        on_step=lambda step: told.append((step.epoch, step.step)), on_event=lambda name, values: told.append(
+        on_step=lambda step: told.append((step.epoch, step.step)), on_event=lambda name, **values: told.append(
             (name, values["epoch"], values["step"], Path(values["path"]).name)
         ),
     )  # fmt: skip
     assert told == [
-        (1, 1), (1, 2), (1, 3), ("saved", 1, 3, "step-0000000003.checkpoint"),
-        (1, 4), ("saved", 2, 0, "step-0000000004.checkpoint"),
-        (2, 1), (2, 2), ("saved", 2, 2, "step-0000000006.checkpoint"), (2, 3), (2, 4),
-        ("saved", 3, 0, "step-0000000008.checkpoint"),
+        (1, 1), (1, 2), (1, 3), ("checkpoint", 1, 3, "step-0000000003.checkpoint"),
+        (1, 4), ("checkpoint", 2, 0, "step-0000000004.checkpoint"),
+        (2, 1), (2, 2), ("checkpoint", 2, 2, "step-0000000006.checkpoint"), (2, 3), (2, 4),
+        ("checkpoint", 3, 0, "step-0000000008.checkpoint"),
     ]  # fmt: skip

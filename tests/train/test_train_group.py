@@ -93,7 +93,7 @@ def test_a_signal_to_one_process_stops_all_and_they_go_on_to_the_same_bits(size:
     first = groups[size][0]
     assert [found["cut"]["stopped"] for found in groups[size]] == [signal.SIGINT] * size
     assert [found["resumed"]["stopped"] for found in groups[size]] == [0] * size
-    assert first["resumed"]["events"][0] == "resumed"
+    assert first["resumed"]["events"][0] == "resume"
     for found in groups[size]:
         assert _bits(found["resumed"]["weights"]) == _bits(first["whole"]["weights"])
     assert _bits(first["cut"]["weights"]) != _bits(first["whole"]["weights"])

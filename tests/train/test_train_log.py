@@ -20,8 +20,8 @@ from gatewise.errors import InputError
 from gatewise.format import LOG_NAME, Log, LogReader
 from gatewise.format.log import time_of
 from gatewise.train import Epoch, Plan, train
+from gatewise.train.history import Step
 from gatewise.train.log import RunLog
-from gatewise.train.loop import Step
 
 PLAN = Plan(epochs=3, steps=4)
 Place = tuple[int, int]
@@ -85,7 +85,7 @@ def test_a_training_is_told_line_by_line(tmp_path: Path) -> None:
             assert _lines(told._folder)[-1]["step"] == step.step  # at once, not when a buffer is full
 
         history = train(
-            module, lambda b: module(b).mean(), lambda _: [x] * 4, PLAN, on_step=on_step, on_epoch=told.epoch
+            module, lambda b: (module(b).sum(), len(b)), lambda *_: x, PLAN, on_step=on_step, on_epoch=told.epoch
         )
     lines = _lines(tmp_path / "new" / "run")
     assert [line["event"] for line in lines] == ["begin", *(["step"] * 4 + ["epoch"]) * 3, "end"]
@@ -228,7 +228,7 @@ def test_the_best_epoch_is_one_that_counts() -> None:
 KILLED = """
 import sys
 from gatewise.train.log import RunLog
-from gatewise.train.loop import Plan, Step
+from gatewise.train import Plan, Step
 log = RunLog(sys.argv[1], every=0, tensorboard=False)
 log.begin([], Plan(1, 10**9))
 print("ready", flush=True)

@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from resumable import LENGTHS, PLAN, bits, training
+from resumable import LENGTHS, PLAN, Told, bits, training
 
 from gatewise.errors import InputError
 from gatewise.train import Checkpoints, Step
@@ -33,7 +32,7 @@ def test_checkpoints_change_nothing(undisturbed: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [1, 2, 8, 9, 17, 24, 33, WHOLE])
 def test_a_signal_and_resume(undisturbed: bytes, tmp_path: Path, at: int) -> None:
-    told: list[tuple[str, dict[str, Any]]] = []
+    told = Told()
     seen: list[Step] = []
 
     def on_step(step: Step) -> None:
@@ -42,14 +41,14 @@ def test_a_signal_and_resume(undisturbed: bytes, tmp_path: Path, at: int) -> Non
             signal.raise_signal(signal.SIGTERM)
 
     place = Checkpoints(tmp_path, resume=True)
-    stopped, _ = training(place, on_step=on_step, on_event=lambda *event: told.append(event))
+    stopped, _ = training(place, on_step=on_step, on_event=told.hear)
     assert stopped.stopped == signal.SIGTERM
     assert len(seen) == at
-    assert [name for name, _ in told][-2:] == ["saved", "stopped"]
-    assert told[-1][1] == {"epoch": (at - 1) // 8 + 1, "step": (at - 1) % 8 + 1, "signal": signal.SIGTERM}
+    assert [name for name, _ in told][-2:] == ["checkpoint", "interrupted"]
+    assert told[-1][1] == {"epoch": (at - 1) // 8 + 1, "step": (at - 1) % 8 + 1, "signal": "SIGTERM"}
     told.clear()
-    history, weights = training(place, on_step=seen.append, on_event=lambda *event: told.append(event))
-    assert told[0] == ("resumed", {"epoch": (at - 1) // 8 + 1, "step": (at - 1) % 8 + 1, "notes": []})
+    history, weights = training(place, on_step=seen.append, on_event=told.hear)
+    assert told[0] == ("resume", {"epoch": (at - 1) // 8 + 1, "step": (at - 1) % 8 + 1, "notes": []})
     assert bits(weights) == undisturbed
     assert [(step.epoch, step.step) for step in seen] == [(e, s) for e in range(1, 6) for s in range(1, 9)]
     assert [epoch.epoch for epoch in history.epochs] == [1, 2, 3, 4, 5]
@@ -77,10 +76,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(undisturbed: bytes, tmp_pa
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 4
     newest.write_bytes(data)
-    told: list[tuple[str, dict[str, Any]]] = []
-    _, weights = training(Checkpoints(tmp_path, resume=True), on_event=lambda *event: told.append(event))
+    told = Told()
+    _, weights = training(Checkpoints(tmp_path, resume=True), on_event=told.hear)
     assert told[0] == (
-        "resumed", {"epoch": 3, "step": 2, "notes": [f"{newest} is damaged: it is not the bytes that were saved."]},
+        "resume", {"epoch": 3, "step": 2, "notes": [f"{newest} is damaged: it is not the bytes that were saved."]},
     )  # fmt: skip
     assert bits(weights) == undisturbed
 
@@ -95,11 +94,14 @@ def test_without_resume_a_run_begins_anew(undisturbed: bytes, tmp_path: Path) ->
 
 def test_a_plan_may_change_in_what_does_not_bend_the_past(tmp_path: Path) -> None:
     training(Checkpoints(tmp_path), plan=dataclasses.replace(PLAN, epochs=2))
-    told: list[tuple[str, dict[str, Any]]] = []
+    told = Told()
     seen: list[Step] = []
     plan = dataclasses.replace(PLAN, epochs=3, learning_rate=0.01)
     training(
-        Checkpoints(tmp_path, resume=True), plan=plan, on_step=seen.append, on_event=lambda *event: told.append(event)
+        Checkpoints(tmp_path, resume=True),
+        plan=plan,
+        on_step=seen.append,
+        on_event=told.hear,
     )
     assert told[0][1]["notes"] == [
         "epochs is 3 from here on, it was 2",
@@ -137,9 +139,9 @@ import sys
 from pathlib import Path
 from resumable import *
 torch.set_num_threads(1)
-folder, told = Path(sys.argv[1]), []
-training(Checkpoints(folder), on_event=lambda *event: told.append(event), width=14_000)
-saved = [values for name, values in told if name == "saved"]
+folder, told = Path(sys.argv[1]), Told()
+training(Checkpoints(folder), on_event=told.hear, width=14_000)
+saved = [values for name, values in told if name == "checkpoint"]
 unsaved = [values["error"] for name, values in told if name == "unsaved"]
 print(len(saved), len(unsaved), set(unsaved), sorted(path.name for path in folder.iterdir()))
 last = Checkpoints(folder, resume=True).last()

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gatewise.errors import InputError
 from gatewise.format import LogReader
 from gatewise.train import Epoch, Plan, log
+from gatewise.train.history import Step
 from gatewise.train.log import RunLog
-from gatewise.train.loop import Step
 
 PLAN = Plan(epochs=3, steps=4)
 

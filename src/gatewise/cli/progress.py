@@ -66,10 +66,10 @@ class Progress:
             highlight=False,
         )
 
-    def event(self, name: str, values: Mapping[str, Any]) -> None:
+    def event(self, name: str, **values: Any) -> None:
         """Say where training goes on from, and what could not be saved."""
         place = f"epoch {values['epoch']}, step {values['step']}"
-        if name == "resumed":
+        if name == "resume":
             for note in values["notes"]:
                 self._console.print(f"note: {note}", highlight=False)
             self._console.print(f"going on from {place}", highlight=False)

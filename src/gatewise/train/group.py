@@ -11,6 +11,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from gatewise.errors import InputError, LostProcessError
 from gatewise.machine import process
@@ -120,7 +121,7 @@ def joined_group() -> Generator[Group]:
         return
     try:
         with _in_touch():
-            store, rank, size = next(distributed.rendezvous("env://"))
+            store, rank, size = next(rendezvous("env://"))
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, store=fresh_store(store, rank, size), rank=rank, world_size=size)
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -77,4 +76,4 @@ class History:
 
 OnStep = Callable[[Step], None]
 OnEpoch = Callable[[Epoch, bool], None]
-OnEvent = Callable[[str, dict[str, Any]], None]
+OnEvent = Callable[..., None]

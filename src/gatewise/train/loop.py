@@ -30,7 +30,7 @@ class DivergedError(InputError):
     """A loss or a gradient that is no finite number."""
 
 
-def _warn(name: str, values: dict[str, Any]) -> None:
+def _warn(name: str, **values: Any) -> None:
     """What nobody listens to must be heard where work would be lost."""
     if name == "unsaved":
         warnings.warn(f"no checkpoint was saved: {values['error']}", stacklevel=2)
@@ -67,9 +67,9 @@ def train(
         describe: what a batch holds, in words, for the message when its loss is no number.
         on_step: called after every step.
         on_epoch: called with the epoch and whether it is the best so far.
-        on_event: called with a name and values, epoch and step (done, within the epoch) among them: "resumed" (notes,
-            texts), "saved" (path), "unsaved" (error: why a checkpoint could not be written; training goes on) and
-            "stopped" (signal). Without it, "unsaved" is warned of.
+        on_event: called with a name and values by name, ``epoch`` and ``step`` (done, within the epoch) among them:
+            "resume" (``notes``, texts), "checkpoint" (``path``), "unsaved" (``error``: why a checkpoint could not be
+            written; training goes on) and "interrupted" (``signal``, its name). Without it, "unsaved" is warned of.
 
     Returns:
         The history. The first Ctrl-C or SIGTERM ends the training after the step that it came in: a checkpoint is

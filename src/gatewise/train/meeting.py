@@ -3,7 +3,7 @@
 import time
 import uuid
 
-from torch.distributed import PrefixStore, Store
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from gatewise.errors import LostProcessError
 

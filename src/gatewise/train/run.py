@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any, Protocol, final
 
 import torch
@@ -119,7 +120,7 @@ class Run:
         """Stop early, for a signal that this process or another got: save, and end."""
         self.history.stopped = number
         self.save()
-        self._tell("stopped", signal=self.history.stopped)
+        self._tell("interrupted", signal=Signals(number).name)
         return self.end()
 
     def end(self) -> History:
@@ -145,7 +146,7 @@ class Run:
         except InputError as error:
             self._tell("unsaved", error=str(error))
             return None
-        self._tell("saved", path=str(path))
+        self._tell("checkpoint", path=str(path))
         return path
 
     def _state(self) -> dict[str, Any]:
@@ -183,7 +184,7 @@ class Run:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             why = " ".join(str(error).split())
             raise InputError(f"the checkpoint in {checkpoints.folder} is of another model: {why}") from None
-        self._tell("resumed", notes=notes)
+        self._tell("resume", notes=notes)
 
     def _take(self, state: Mapping[str, Any]) -> None:
         self.module.load_state_dict(state["module"])
@@ -223,7 +224,7 @@ class Run:
 
     def _tell(self, name: str, **values: Any) -> None:
         if self.group.first:
-            self._on_event(name, {"epoch": self.epoch, "step": self.step, **values})
+            self._on_event(name, epoch=self.epoch, step=self.step, **values)
 
 
 def _versions() -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from gatewise.data import AnyPanel
 from gatewise.data.windows import SomePanel
 from gatewise.errors import InputError
 from gatewise.machine import process
@@ -58,7 +57,7 @@ def part_path(path: str | Path, index: int, count: int) -> Path:
     return path.with_name(f"{path.stem}.{index + 1:0{len(str(count))}}-of-{count}{path.suffix}")
 
 
-def predict_together(model: ForecastModel, panel: AnyPanel) -> Iterator[pl.DataFrame] | None:
+def predict_together(model: ForecastModel, panel: SomePanel) -> Iterator[pl.DataFrame] | None:
     """The forecast of all series by torchrun's processes together: for the first, in order and in parts; else None.
 
     Without torchrun this process forecasts alone.

@@ -35,7 +35,7 @@ class Watcher(Protocol):
     def epoch(self, epoch: Epoch, is_best: bool) -> None:
         """Called after every epoch."""
 
-    def event(self, name: str, values: dict[str, Any]) -> None:
+    def event(self, name: str, **values: Any) -> None:
         """Called when a checkpoint is saved, or could not be, and when training goes on from one or is stopped."""
 
 
@@ -51,7 +51,7 @@ class Silent:
     def epoch(self, epoch: Epoch, is_best: bool) -> None:
         """Say nothing."""
 
-    def event(self, name: str, values: dict[str, Any]) -> None:
+    def event(self, name: str, **values: Any) -> None:
         """Warn if a checkpoint could not be saved, and say nothing else."""
         if name == "unsaved":
             warnings.warn(f"no checkpoint was saved: {values['error']}", stacklevel=2)

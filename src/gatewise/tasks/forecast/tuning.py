@@ -339,5 +339,5 @@ class _Following:
         self._obey()
         self._follow(epoch)
 
-    def event(self, name: str, values: dict[str, Any]) -> None:
+    def event(self, name: str, **values: Any) -> None:
         """There are no checkpoints, so there is nothing to tell."""

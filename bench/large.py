@@ -40,8 +40,8 @@ class Stage:
     def describe(self) -> str:
         anonymous, writable = (f"{size / 2**20:,.0f} MiB" for size in (self.peak_anonymous, self.peak_writable))
         return (
-            f"{self.name}: {self.seconds:.0f} s ({self.processor_seconds:.0f} of the processors), peak anonymous memory "
-            f"{anonymous}, peak writable mappings {writable}"
+            f"{self.name}: {self.seconds:.0f} s ({self.processor_seconds:.0f} of the processors), peak anonymous "
+            f"memory {anonymous}, peak writable mappings {writable}"
         )
 
 

@@ -4,8 +4,8 @@
 
 The table is written as Parquet, part by part. Then ``gatewise prepare`` and ``gatewise fit`` (200 steps, with its
 scores, forecast and report) run as processes of their own, each under RLIMIT_DATA: the kernel refuses them private
-writable memory beyond it, whether touched or not; mapped files do not count. The figures: seconds, the largest RssAnon
-seen (sampled from /proc), and what the process had mapped writable (VmData) at its most.
+writable memory beyond it, whether touched or not; mapped files do not count. The figures: seconds, seconds of the
+processors, the largest RssAnon seen (sampled from /proc), and the most that the process had mapped writable (VmData).
 """
 
 import argparse
@@ -33,8 +33,16 @@ class Stage:
 
     name: str
     seconds: float
+    processor_seconds: float
     peak_anonymous: int
     peak_writable: int
+
+    def describe(self) -> str:
+        anonymous, writable = (f"{size / 2**20:,.0f} MiB" for size in (self.peak_anonymous, self.peak_writable))
+        return (
+            f"{self.name}: {self.seconds:.0f} s ({self.processor_seconds:.0f} of the processors), peak anonymous "
+            f"memory {anonymous}, peak writable mappings {writable}"
+        )
 
 
 def main() -> int:
@@ -59,11 +67,7 @@ def main() -> int:
     for name, line in words.items():
         stage = limited(name, line, int(options.limit * 2**30))
         stages.append(stage)
-        print(
-            f"{name}: {stage.seconds:.1f} s, peak anonymous memory {stage.peak_anonymous / 2**20:,.0f} MiB, peak "
-            f"writable mappings {stage.peak_writable / 2**20:,.0f} MiB of {options.limit:g} GiB allowed",
-            flush=True,
-        )
+        print(stage.describe(), f"of {options.limit:g} GiB allowed", flush=True)
     held = sum(path.stat().st_size for path in store.iterdir())
     print(f"store: {held / 2**20:,.0f} MiB; run folder: {run}")
     if options.json:
@@ -101,7 +105,7 @@ def limited(name: str, command: list[str], limit: int) -> Stage:
     def limit_data() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
-    started = time.perf_counter()
+    started, used = time.perf_counter(), _processor_seconds()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
     process = subprocess.Popen(command, preexec_fn=limit_data, env=environment)  # noqa: PLW1509 - nothing else forks
     peaks = {"RssAnon": 0, "VmData": 0}
@@ -111,7 +115,14 @@ def limited(name: str, command: list[str], limit: int) -> Stage:
         time.sleep(SAMPLE_SECONDS)
     if process.returncode:
         raise SystemExit(f"{name} failed with status {process.returncode}")
-    return Stage(name, time.perf_counter() - started, peaks["RssAnon"], peaks["VmData"])
+    seconds = time.perf_counter() - started
+    return Stage(name, seconds, _processor_seconds() - used, peaks["RssAnon"], peaks["VmData"])
+
+
+def _processor_seconds() -> float:
+    """Of the processes that were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _status(pid: int) -> dict[str, int]:

@@ -2,9 +2,10 @@
 
     python -m bench.windows
 
-Medians in microseconds of one batch: B windows of W + h steps, from series of 500 hourly rows; without covariates, with
-two lags, and with calendar features and a covariate of each kind. A training step of this batch in LSTM(H=64) is what
-they are to be compared with: ``python -m bench --suite quick --filter train``.
+Microseconds of one batch, median and first decile (which the work of others on the machine does not stretch): B windows
+of W + h steps, from series of 500 hourly rows; without covariates, with two lags, and with calendar features and a
+covariate of each kind. What they are to be compared with is a training step of this batch in LSTM(H=64):
+``python -m bench --suite standard --filter "train 32,100,32,64"``.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 import numpy as np
 import polars as pl
@@ -52,11 +53,11 @@ def main() -> int:
                 inputs = windows_of(some, encoding, shape)
                 ranges = OriginRanges(some.starts + window, some.ends - options.horizon)
                 drawn, gathered = _times(inputs, ranges, options.batch, options.rounds)
-                print(f"{name:32}{kind:8}draw {drawn:6.0f}  gather {gathered:6.0f}", flush=True)
+                print(f"{name:32}{kind:8}draw {drawn:14}gather {gathered}", flush=True)
     return 0
 
 
-def _times(inputs: Windows, ranges: OriginRanges, batch: int, rounds: int) -> tuple[float, float]:
+def _times(inputs: Windows, ranges: OriginRanges, batch: int, rounds: int) -> tuple[str, str]:
     draws, gathers = [], []
     for step in range(rounds):
         started = time.perf_counter()
@@ -65,7 +66,12 @@ def _times(inputs: Windows, ranges: OriginRanges, batch: int, rounds: int) -> tu
         inputs.gather(origins)
         draws.append(between - started)
         gathers.append(time.perf_counter() - between)
-    return median(draws) * 1e6, median(gathers) * 1e6
+    return _text(draws), _text(gathers)
+
+
+def _text(seconds: list[float]) -> str:
+    middle, low = median(seconds) * 1e6, quantiles(seconds, n=10)[0] * 1e6
+    return f"{middle:5.0f} ({low:.0f})"
 
 
 def _panel() -> Panel:
@@ -91,7 +97,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=100, help="W + h")
     parser.add_argument("--horizon", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=2000)
     return parser.parse_args()
 
 

@@ -19,10 +19,10 @@ TEXTS = st.text("ab 1,\"\n'é", max_size=6)
 
 
 def outcome(path: Path, size: int, *, packed: bool = False) -> tuple[list, list] | str:
-    """The header and the rows, or the words of the refusal."""
+    """The header and the rows, or the words of the refusal; a blank cell is null, however it is quoted."""
     try:
         file = TextFile(path, ",", packed=packed, size=size)
-        rows = [row for chunk in file.chunks() for row in chunk.rows()]
+        rows = [tuple(cell or None for cell in row) for chunk in file.chunks() for row in chunk.rows()]
     except InputError as error:
         return str(error)
     return file.header, rows
@@ -46,13 +46,13 @@ def test_chunks_of_whole_records(tmp_path: Path, rows: list, quoting: Any, end: 
         found = outcome(path, asked)
         assert not isinstance(found, str), found
         assert found[0] == ["k", "v", "w"]
-        assert [tuple(cell or None for cell in row) for row in found[1]] == given_rows
+        assert found[1] == given_rows
     packed = tmp_path / "t.csv.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert outcome(packed, size, packed=True) == outcome(path, size)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.text('ab1,,"\n\r\0é', max_size=60), size=st.integers(4, 40))
 def test_whether_a_file_is_refused_does_not_depend_on_the_chunks(tmp_path: Path, body: str, size: int) -> None:
     path = tmp_path / "t.csv"

@@ -278,6 +278,19 @@ def test_stores_that_a_model_cannot_read(fitted, tmp_path: Path) -> None:
     assert len(model.read(complete)[0].ids) == 2  # nothing was filled
 
 
+def test_more_names_than_a_model_file_can_keep(fitted, monkeypatch, tmp_path: Path) -> None:
+    store, model = fitted[1], fitted[2][0]
+    size = len(json.dumps(json.dumps(dict(model.cutoffs), separators=(",", ":"))))
+    model.save(tmp_path / "model.safetensors")
+    header = (tmp_path / "model.safetensors").read_bytes()
+    assert json.dumps(json.dumps(dict(model.cutoffs), separators=(",", ":")))[1:-1].encode() in header
+    monkeypatch.setattr("gatewise.tasks.forecast.model.LARGEST_CUTOFFS", size)
+    fit_model(settings(short="drop"), store, Silent())
+    monkeypatch.setattr("gatewise.tasks.forecast.model.LARGEST_CUTOFFS", size - 1)
+    with pytest.raises(InputError, match=rf"3 series are too many for one model file.* these take {size} bytes"):
+        fit_model(settings(short="drop"), store, Silent())
+
+
 def test_unknown_targets_are_nan(fitted) -> None:
     store = extend(fitted[1], 9)
     rows = slice(int(store.ends[0]) - 30, int(store.ends[0]) + 9)

@@ -64,7 +64,7 @@ class TextFile:
         self._file.close()
 
     def chunks(self, names: Sequence[str] | None = None) -> Generator[pl.DataFrame]:
-        """The rows as text, blank cells as null; only some columns if they are named. Can be read once.
+        """The rows as text, blank cells as null or as nothing; only some columns if they are named. Can be read once.
 
         Raises:
             InputError: The file is cut, ragged or damaged, or has no rows at all.

@@ -20,7 +20,7 @@ from gatewise.runtime.forecast import architecture
 from gatewise.runtime.windows import Shape
 from gatewise.tasks.forecast.encoding import fit_encoding
 from gatewise.tasks.forecast.inputs import windows_of
-from gatewise.tasks.forecast.model import ForecastModel, moments_of
+from gatewise.tasks.forecast.model import ForecastModel, check_cutoffs, moments_of
 from gatewise.tasks.forecast.resolve import (
     choose_lags,
     drop_short,
@@ -95,6 +95,8 @@ def fit_model(
     shape = Shape(window, settings.horizon, choose_lags(panel, split.train_ends, season, window))
     encoding = fit_encoding(panel, split.train_ends)
     inputs = windows_of(panel, encoding, shape)
+    cutoffs = moments_of(panel, split.cutoffs - 1)
+    check_cutoffs(cutoffs)
     with _TURN, _own_randomness(settings.seed), torch_threads(settings.threads):
         blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(settings.quantiles))
         network = Network(blocks, settings.dropout)
@@ -125,7 +127,7 @@ def fit_model(
         encoding=encoding,
         missing=settings.missing,
         short=settings.short,
-        cutoffs=moments_of(panel, split.cutoffs - 1),
+        cutoffs=cutoffs,
         training=_record(history, settings, time.perf_counter() - started),
     )
     return model, Fitted(panel, split, tuple(summary), history, asdict(settings))

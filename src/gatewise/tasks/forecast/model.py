@@ -1,5 +1,6 @@
 """A trained forecaster: the weights and all that is needed to read a table, as one model file. No torch."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from gatewise.tasks.forecast.inputs import windows_of
 from gatewise.tasks.forecast.resolve import check_store, drop_short
 from gatewise.tasks.forecast.settings import Settings
 
+LARGEST_CUTOFFS = 90_000_000
+"""Of the 100 million bytes that the header of a safetensors file may have."""
 STEPS_AT_ONCE = 2**18
 """Of forecasts: 6 MiB of them with three levels."""
 
@@ -211,6 +214,18 @@ def moments_of(panel: AnyPanel, rows: np.ndarray) -> dict[str, int]:
     """The moment of one row [N] of each series, by the name of the series."""
     stamps = panel.stamps(np.arange(len(panel.ids)), rows)
     return dict(zip(names_of(panel), moments(stamps).tolist(), strict=True))
+
+
+def check_cutoffs(cutoffs: Mapping[str, int]) -> None:
+    """Raises `InputError` if a model file cannot keep so many: better before the training than after."""
+    # As they will stand there: JSON as a string inside JSON.
+    size = len(json.dumps(json.dumps(cutoffs, separators=(",", ":"))))
+    if size > LARGEST_CUTOFFS:
+        raise InputError(
+            f"{len(cutoffs):,} series are too many for one model file, which keeps name and last training moment of "
+            f"each: these take {size:,} bytes, and {LARGEST_CUTOFFS:,} fit. Give shorter names, or train on some of "
+            "the series; the model forecasts series that it has not seen, too."
+        )
 
 
 def moments(time: pl.Series) -> np.ndarray:

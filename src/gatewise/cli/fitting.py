@@ -1,10 +1,10 @@
 """What ``gatewise fit`` does: check, read, train, write; alone or as one of torchrun's processes."""
 
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gatewise.cli.codes import INTERRUPTED, name_of, stopped_by
 from gatewise.data import to_table
@@ -13,6 +13,10 @@ from gatewise.tasks.forecast.folder import CHECKPOINTS, check_folder
 
 if TYPE_CHECKING:
     from gatewise.cli.commands import Fit
+    from gatewise.cli.progress import Progress
+    from gatewise.tasks.forecast.training import Summary
+    from gatewise.train import Epoch, Plan, Step
+    from gatewise.train.log import RunLog
 
 
 def fit(command: "Fit", title: str) -> int:
@@ -39,31 +43,69 @@ def fit(command: "Fit", title: str) -> int:
 
     place = folder / CHECKPOINTS
     go_on = f"saved in {place}: the same command with --resume goes on."
-    with joined_group() as group, Progress() if group.first else nullcontext(Silent()) as watch:
+    with ExitStack() as until_written:
+        with joined_group() as group, Progress() as progress:
+            watch = _Watch(progress, until_written, folder, resume=command.resume) if group.first else Silent()
+            try:
+                model, fitted = fit_model(
+                    command.settings, table, watch,
+                    checkpoints=place, resume=command.resume, save_every=command.save_every,
+                )  # fmt: skip
+            except StoppedError as stop:
+                if group.first:
+                    print(f"stopped by {name_of(stop.signal)} in the first epoch, {go_on}")
+                return stopped_by(stop.signal)
+        stopped = fitted.history.stopped
+        if not group.first:
+            return stopped_by(stopped) if stopped else 0
+        if stopped:
+            print(f"stopped by {name_of(stopped)}, {go_on}")
+            if stopped != Signals.SIGINT:
+                # Whoever sends SIGTERM waits for a few seconds only.
+                return stopped_by(stopped)
+            print(f"keeping the best model so far, of epoch {fitted.history.best}.")
         try:
-            model, fitted = fit_model(
-                command.settings, table, watch, checkpoints=place, resume=command.resume, save_every=command.save_every
-            )
-        except StoppedError as stop:
-            if group.first:
-                print(f"stopped by {name_of(stop.signal)} in the first epoch, {go_on}")
-            return stopped_by(stop.signal)
-    stopped = fitted.history.stopped
-    if not group.first:
-        return stopped_by(stopped) if stopped else 0
-    if stopped:
-        print(f"stopped by {name_of(stopped)}, {go_on}")
-        if stopped != Signals.SIGINT:
-            # Whoever sends SIGTERM waits for a few seconds only.
-            return stopped_by(stopped)
-        print(f"keeping the best model so far, of epoch {fitted.history.best}.")
-    try:
-        metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=title, force=True)
-    except KeyboardInterrupt:
-        print(f"stopped while writing, {go_on}", file=sys.stderr)
-        return INTERRUPTED
+            metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=title, force=True)
+        except KeyboardInterrupt:
+            print(f"stopped while writing, {go_on}", file=sys.stderr)
+            return INTERRUPTED
     print_scores(metrics)
     print(f"run folder: {folder} (open {folder / 'report.html'})")
     if not (folder / "forecast.csv").exists():
         print("no forecast.csv: the table has no future rows with the known-future covariates.")
     return stopped_by(stopped) if stopped else 0
+
+
+class _Watch:
+    """Shows how far the training is, and writes the log, which begins with it: what fails before leaves nothing."""
+
+    def __init__(self, progress: "Progress", stack: ExitStack, folder: Path, *, resume: bool):
+        self._progress, self._stack, self._folder, self._resume = progress, stack, folder, resume
+        self._log: RunLog | None = None
+
+    def begin(self, summary: "Summary", plan: "Plan") -> None:
+        """The table is read."""
+        from gatewise.train.log import RunLog
+
+        log = RunLog(self._folder, resume=self._resume, say=self._progress.note)
+        self._log = self._stack.enter_context(log)
+        self._log.begin(summary, plan)
+        self._progress.begin(summary, plan)
+
+    def step(self, step: "Step") -> None:
+        """After a step."""
+        self._progress.step(step)
+        if self._log:
+            self._log.step(step)
+
+    def epoch(self, epoch: "Epoch", is_best: bool) -> None:
+        """After an epoch."""
+        self._progress.epoch(epoch, is_best)
+        if self._log:
+            self._log.epoch(epoch, is_best)
+
+    def event(self, name: str, **values: Any) -> None:
+        """When something else happens."""
+        self._progress.event(name, **values)
+        if self._log:
+            self._log.event(name, **values)

@@ -71,10 +71,14 @@ class Progress:
         place = f"epoch {values['epoch']}, step {values['step']}"
         if name == "resume":
             for note in values["notes"]:
-                self._console.print(f"note: {note}", highlight=False)
+                self.note(note)
             self._console.print(f"going on from {place}", highlight=False)
         elif name == "unsaved":
             self._console.print(f"no checkpoint was saved at {place}: {values['error']}", style="red", highlight=False)
+
+    def note(self, text: str) -> None:
+        """Print a note."""
+        self._console.print(f"note: {text}", highlight=False)
 
 
 def print_scores(metrics: Mapping[str, Any], *, by_step: bool = False) -> None:

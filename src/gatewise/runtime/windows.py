@@ -57,6 +57,10 @@ class Batch(NamedTuple):
     level: Doubles
     scale: Doubles
 
+    def take(self, rows: slice) -> "Batch":
+        """Some of the windows."""
+        return Batch(self.x[rows], self.candidates[rows], self.truth[rows], self.level[rows], self.scale[rows])
+
     def unscale(self, values: Floats) -> Doubles:
         """Scaled values [B, h, Q] in the units of the table, float64."""
         return self.level[..., None] + self.scale[..., None] * values.astype(np.float64)

@@ -5,13 +5,10 @@ import tempfile
 from pathlib import Path
 
 from gatewise.errors import InputError
-from gatewise.format import MODEL_NAME
+from gatewise.format import LOG_NAME, MODEL_NAME
 
 CHECKPOINTS = "checkpoints"
 """The folder in a run folder from which a run goes on."""
-
-LOG = "log.jsonl"
-"""What a run has told so far."""
 
 
 def check_folder(folder: str | Path, *, force: bool, resume: bool = False) -> None:
@@ -48,7 +45,7 @@ def check_folder(folder: str | Path, *, force: bool, resume: bool = False) -> No
 
 def _check_held(folder: Path, *, resume: bool) -> None:
     saved = (folder / CHECKPOINTS).is_dir()
-    if resume and not saved and not (folder / LOG).exists():
+    if resume and not saved and not (folder / LOG_NAME).exists():
         raise InputError(f"{folder} holds no run to go on with: begin one with --force, or give another --out.")
     if not resume and saved and not (folder / MODEL_NAME).exists():
         raise InputError(

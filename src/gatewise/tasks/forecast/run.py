@@ -26,7 +26,6 @@ from gatewise.tasks.forecast.fitting import Fitted
 from gatewise.tasks.forecast.folder import check_folder
 from gatewise.tasks.forecast.model import ForecastModel, ends_of, some
 from gatewise.tasks.forecast.report import Fan, GateTrace, ReportData, render_report
-from gatewise.train import Plan
 
 FILES = (MODEL_NAME, "config.toml", "metrics.json", "forecast.csv", "report.html")
 
@@ -70,7 +69,7 @@ def write_run(
             gates=_gates(model, fitted.panel, inputs, _typical(origins, per_series, fitted.panel)),
             target=model.columns.target,
             footer=f"gatewise {version('gatewise')}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}: {command}",
-            clip_norm=Plan.clip_norm,
+            clip_norm=fitted.settings["clip_norm"],
         )
         _write(temporary / "report.html", render_report(report))
     return metrics

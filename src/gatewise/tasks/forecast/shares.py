@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from gatewise.data.windows import SomePanel
+from gatewise.data import AnyPanel
 from gatewise.errors import InputError
 from gatewise.machine import process
 from gatewise.tasks.forecast.model import ForecastModel
 
 
-def share(panel: SomePanel, index: int, count: int) -> SomePanel:
+def share(panel: AnyPanel, index: int, count: int) -> AnyPanel:
     """One of ``count`` shares of a panel's series, counted from 0.
 
     Shares one after the other are all series in their order; they differ by at most one series, and may be empty.
@@ -57,7 +57,7 @@ def part_path(path: str | Path, index: int, count: int) -> Path:
     return path.with_name(f"{path.stem}.{index + 1:0{len(str(count))}}-of-{count}{path.suffix}")
 
 
-def predict_together(model: ForecastModel, panel: SomePanel) -> Iterator[pl.DataFrame] | None:
+def predict_together(model: ForecastModel, panel: AnyPanel) -> Iterator[pl.DataFrame] | None:
     """The forecast of all series by torchrun's processes together: for the first, in order and in parts; else None.
 
     Without torchrun this process forecasts alone.

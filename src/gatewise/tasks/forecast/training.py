@@ -3,14 +3,15 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gatewise.data import AnyPanel
 from gatewise.models import Network
-from gatewise.runtime.windows import Batch, Origins, Windows
+from gatewise.runtime.windows import Windows
+from gatewise.tasks.forecast.batches import Batches, Drawn
 from gatewise.tasks.forecast.resolve import listed
 from gatewise.tasks.forecast.settings import Settings
 from gatewise.tasks.forecast.split import Split
@@ -65,13 +66,6 @@ class StoppedError(KeyboardInterrupt):
         self.signal = number
 
 
-class Drawn(NamedTuple):
-    """A part of a batch, and which windows it is."""
-
-    origins: Origins
-    windows: Batch
-
-
 def plan_of(settings: Settings, save_every: int) -> Plan:
     """The settings that the loop knows."""
     names = {field.name for field in fields(Plan)} & {field.name for field in fields(Settings)}
@@ -119,18 +113,14 @@ def train_network(
         StoppedError: the first epoch was not over, so there is no model to keep.
     """
     levels = torch.tensor(settings.quantiles)
-    ranges, validation = split.training(), split.validation()
+    validation = split.validation()
+    batches = Batches(split.training(), inputs, settings.batch, settings.seed, plan.steps)
 
     def loss(drawn: Drawn) -> tuple[Tensor, int]:
         x, candidates, truth = (torch.from_numpy(v) for v in drawn.windows[:3])
         if network.training and settings.input_noise:
             x = x + settings.input_noise * torch.randn_like(x)
         return pinball(network(x, candidates).float(), truth, levels)
-
-    def batch(epoch: int, step: int, part: Part) -> Drawn:
-        origins = ranges.draw(settings.batch, (settings.seed, epoch, step))
-        origins = origins.take(part.rows(len(origins)))
-        return Drawn(origins, inputs.gather(origins))
 
     @torch.no_grad()
     def validate(part: Part) -> tuple[float, float]:
@@ -147,7 +137,7 @@ def train_network(
         return f"{len(drawn.origins)} windows of {listed(names)}"
 
     history = train(
-        network, loss, batch, plan,
+        network, loss, batches.batch, plan,
         validate=validate if len(validation) else None, checkpoints=checkpoints, describe=describe,
         on_step=watch.step, on_epoch=watch.epoch, on_event=watch.event,
     )  # fmt: skip

@@ -1,0 +1,45 @@
+"""Batches gathered for some steps at once are those gathered one by one."""
+
+import numpy as np
+import pytest
+from forecast_panels import RICH, rich_frame
+
+from gatewise.data import build_panel
+from gatewise.data.windows import extend
+from gatewise.runtime.windows import Shape
+from gatewise.tasks.forecast import batches as module
+from gatewise.tasks.forecast.batches import Batches, Drawn
+from gatewise.tasks.forecast.encoding import fit_encoding
+from gatewise.tasks.forecast.inputs import windows_of
+from gatewise.tasks.forecast.split import Split
+from gatewise.train import Part
+
+
+def _same(one: Drawn, two: Drawn) -> bool:
+    pairs = [*zip(one.windows, two.windows, strict=True)]
+    pairs += [(one.origins.series, two.origins.series), (one.origins.row, two.origins.row)]
+    return all(np.array_equal(a, b, equal_nan=True) and a.dtype == b.dtype for a, b in pairs)
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_steps_at_once_are_steps_one_by_one(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    panel = extend(build_panel(rich_frame((40, 35, 60), 4), RICH, missing="mask"), 4)
+    split = Split.of(panel, 12, 4, 4)
+    inputs = windows_of(panel, fit_encoding(panel, split.train_ends), Shape(12, 4, (3,)))
+    ranges, steps = split.training(), 19
+
+    def make() -> Batches:
+        return Batches(ranges, inputs, size, 5, steps)
+
+    several = make()
+    monkeypatch.setattr(module, "STEPS_AT_ONCE", 1)
+    one = make()
+    # In order, out of order, and for several parts in turn, as turns and processes ask for them.
+    asked = [(epoch, step, Part()) for epoch in (1, 2) for step in range(1, steps + 1)]
+    asked += [(1, step, Part(index, 3)) for step in (7, 8, 9, 3) for index in range(3)]
+    for epoch, step, part in asked:
+        drawn = several.batch(epoch, step, part)
+        assert _same(drawn, one.batch(epoch, step, part))
+        origins = ranges.draw(size, (5, epoch, step))
+        wanted = origins.take(part.rows(len(origins)))
+        assert _same(drawn, Drawn(wanted, inputs.gather(wanted)))

@@ -124,6 +124,14 @@ def diverging(bad: int) -> str:
     return "no error"
 
 
+def sums(rank: int) -> dict[str, Any]:
+    """Numbers and tensors of several types, added up."""
+    numbers = [2.0**40 + 1 + rank, 1 / 3, torch.nan if rank else 1.0, torch.inf if rank else 1.0, -1e-30]
+    tensors = [torch.full((2, 3), 1.0 + rank), torch.full((4,), 0.5, dtype=torch.float64)]
+    found = Group().sum(tensors, *numbers)
+    return {"numbers": found, "alone": Group().sum([], 7.0), "total": Group().total(*numbers), "tensors": tensors}
+
+
 def lost() -> str:
     """What the others are told when the last process fails."""
 
@@ -162,6 +170,7 @@ def work(rank: int, size: int, folder: str, other: str) -> None:
         "few streams": streams(rows=2),
         "streams cut": streams(place / "streams", stop_at=5),
         "diverged": diverging(size - 1),
+        "sums": sums(rank),
         "written": sorted(path.name for path in place.glob("*/*")),
     }
     if not rank:

@@ -143,6 +143,23 @@ def test_a_process_that_fails_ends_the_others(size: int, groups: dict[int, Found
     assert all(said.startswith("LostProcessError: the processes cannot go on together") for said in others)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_numbers_travel_with_tensors_and_keep_their_digits(size: int, groups: dict[int, Found]) -> None:
+    ranks = range(size)
+    for found in (each["sums"] for each in groups[size]):
+        big, third, nan, inf, tiny = found["numbers"]
+        assert big == sum(2**40 + 1 + rank for rank in ranks)
+        assert third == pytest.approx(size / 3, rel=1e-14)
+        assert nan != nan  # noqa: PLR0124
+        assert inf == float("inf")
+        assert tiny == pytest.approx(-1e-30 * size, rel=1e-7)
+        np.testing.assert_allclose(found["total"], found["numbers"], rtol=1e-12)
+        assert found["alone"] == [7.0 * size]
+        ones, halves = found["tensors"]
+        assert torch.equal(ones, torch.full((2, 3), float(sum(1 + rank for rank in ranks))))
+        assert torch.equal(halves, torch.full((4,), 0.5 * size, dtype=torch.float64))
+
+
 def test_parts_hold_every_row_once_and_in_order() -> None:
     for count in (1, 2, 3, 7, 40):
         for total in (0, 1, 2, 6, 7, 100):

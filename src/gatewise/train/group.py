@@ -69,15 +69,22 @@ class Group:
         # Not the seed itself, from whose numbers the weights were drawn.
         torch.manual_seed(torch.initial_seed() + 1 + self.rank)
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one type by their sums over the processes, in one message."""
-        if self.size == 1 or not tensors:
-            return
-        flat = torch.cat([tensor.ravel() for tensor in tensors])
+    def sum(self, tensors: Sequence[Tensor], *numbers: float) -> list[float]:
+        """Replace tensors by their sums over the processes; the sums of numbers, which go in the same message."""
+        if self.size == 1:
+            return list(numbers)
+        # Every process has a place of its own for its numbers, as two of float32 each: their sums keep 48 bits.
+        own = torch.tensor(numbers, dtype=torch.float64)
+        places = torch.zeros(self.size, 2, len(numbers))
+        places[self.rank, 0] = own
+        places[self.rank, 1] = (own - places[self.rank, 0]).nan_to_num(0.0, 0.0, 0.0)
+        flat = torch.cat([*(tensor.ravel() for tensor in tensors), places.ravel().to(self._device(tensors))])
         with _in_touch():
             distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        *parts, sums = flat.split([*(tensor.numel() for tensor in tensors), places.numel()])
+        for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+        return sums.double().view(places.shape).sum((0, 1)).tolist()
 
     def total(self, *values: float) -> list[float]:
         """The sums of numbers over the processes."""
@@ -107,8 +114,9 @@ class Group:
         return items[0]
 
     @staticmethod
-    def _device() -> str:
-        return "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    def _device(tensors: Sequence[Tensor] = ()) -> torch.device:
+        """Where messages are put together: where the tensors are, if there are any."""
+        return tensors[0].device if tensors else torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
 @contextmanager

@@ -156,7 +156,7 @@ class _Work(Generic[Batch]):
         run.hold_carried()
         run.optimizer.zero_grad()
         mine, count, culprit = self._gradients()
-        total, count, *wishes = run.group.total(mine, count, *stop.wishes())
+        total, count, *wishes = self._summed(mine, count, *stop.wishes())
         mean = total / max(count, 1)
         norm = self._average(count)
         if not (math.isfinite(mean) and math.isfinite(norm.item())):
@@ -186,15 +186,18 @@ class _Work(Generic[Batch]):
             total, count = total + value, count + values
         return total, count, culprits[-1]
 
-    def _average(self, count: float) -> Tensor:
-        """Turn the gradients from sums over a process into means over the batch; their norm."""
+    def _summed(self, *numbers: float) -> list[float]:
+        """Sum the gradients over the processes; the sums of some numbers."""
         run = self._run
         if run.group.size > 1:
             # A part without rows may have reached no weight, and all processes must send the same.
             for p in run.parameters:
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        gradients = [p.grad for p in run.parameters if p.grad is not None]
-        run.group.sum(gradients)
+        return run.group.sum([p.grad for p in run.parameters if p.grad is not None], *numbers)
+
+    def _average(self, count: float) -> Tensor:
+        """Turn the gradients from sums into means over the batch; their norm."""
+        gradients = [p.grad for p in self._run.parameters if p.grad is not None]
         for gradient in gradients:
             gradient.mul_(1 / max(count, 1))
         return nn.utils.get_total_norm(gradients)

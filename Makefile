@@ -6,7 +6,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 
-.PHONY: demo test lint types imports unit format fuzz wheel-check bench-quick bench bench-full bench-runtime clean
+.PHONY: demo test lint types imports unit format fuzz wheel-check clean
+.PHONY: bench-quick bench bench-full bench-runtime bench-training
 
 demo: $(VENV)/installed
 	$(PY) examples/co2/demo.py
@@ -47,6 +48,12 @@ bench-full: $(VENV)/installed
 bench-runtime: $(VENV)/installed
 	mkdir -p build
 	$(PY) -m bench.runtime --json build/bench-runtime.json
+
+# Training: the loop beside its network, neuralforecast's LSTM on the same work (NEURALFORECAST=PATH/python, an
+# interpreter that has it), two processes. Many minutes, for two cores that do nothing else.
+NEURALFORECAST ?=
+bench-training: $(VENV)/installed
+	$(PY) -m bench.training --neuralforecast "$(NEURALFORECAST)" --json build/bench-training.json
 
 # The readers of model files and of states, each for so many seconds. What reached new code stays in build/fuzz.
 FUZZ_SECONDS ?= 60

@@ -203,11 +203,11 @@ def memory() -> Measured:
     )
 
 
-def table(rows: Sequence[Measured]) -> str:
-    """Write the rows as Markdown."""
+def table(rows: Sequence[Measured], setting: str = "1 thread") -> str:
+    """Write the rows as Markdown, below the machine and the setting."""
     facts = machine()
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
-    lines = [f"{facts['processor']}, {facts['isa']}; {packages}; 1 thread.", ""]
+    lines = [f"{facts['processor']}, {facts['isa']}; {packages}; {setting}.", ""]
     lines += [
         "| what | against | ours | theirs | ratio | wanted | met |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -82,7 +82,7 @@ def _serve() -> None:
     from gatewise.tasks.forecast import run
 
     # Its figures have tests of their own.
-    run.render_report = lambda data: "<!doctype html>"
+    run.render_report = lambda data: "<!doctype html>"  # pyright: ignore[reportPrivateImportUsage]
     for line in sys.stdin:
         print(json.dumps(_launch(*json.loads(line))), flush=True)
 

@@ -76,7 +76,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "Expected one of {fit, predict, evaluate, export, cells, show, stream}"),
+        ("", "Expected one of {fit, predict, evaluate, tune, prepare, watch, export, cells, show, stream}"),
         ("train t.csv", "Available subcommands: fit, predict, evaluate"),
         ("fit", "TABLE"),
         ("fit t.csv", "--horizon"),

@@ -14,7 +14,9 @@ from cli_tools import GATEWISE, RUN_FILES, SMALL, check_forecast, finished, long
 from gatewise.data import read_table
 
 
-def interrupted(folder: Path, words: list[str], ready: Callable[[str], bool]) -> tuple[int, str, str]:
+def interrupted(
+    folder: Path, words: list[str], ready: Callable[[str], bool], sent: signal.Signals = signal.SIGINT
+) -> tuple[int, str, str]:
     """Start a command, press Ctrl-C once a line of its output is there, and wait: exit code, stdout, stderr."""
     pipe = subprocess.PIPE
     with subprocess.Popen([GATEWISE, *words], cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
@@ -23,7 +25,7 @@ def interrupted(folder: Path, words: list[str], ready: Callable[[str], bool]) ->
         for line in process.stdout:
             seen.append(line)
             if ready(line):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(sent)
                 break
         out, err = process.communicate(timeout=120)
     return process.returncode, "".join(seen) + out, err

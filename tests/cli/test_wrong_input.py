@@ -161,6 +161,7 @@ OPTIONS = [
     option("epochs 0", "--epochs 0", "epochs must be from 1"),
     option("holdout negative", "--holdout -1", "holdout must be from 0"),
     option("dropout of 1", "--dropout 1", "dropout must be from 0 to 0.99"),
+    option("noise below 0", "--input-noise -1", "input_noise must be from 0 to 100"),
     option("learning rate NaN", "--learning-rate nan", "learning_rate must be"),
     option("no median", "--quantiles 0.1 0.9", "quantiles", "0.5 among them"),
     option("quantiles descend", "--quantiles 0.9 0.5 0.1", "quantiles", "ascending"),

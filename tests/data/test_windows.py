@@ -14,7 +14,8 @@ from tables import LONG, NAN, check_whole, long
 
 from gatewise.data import Columns, Panel, build_panel
 from gatewise.data.windows import OriginRanges, extend
-from gatewise.runtime.windows import Origins, forward_filled
+from gatewise.runtime.rows import forward_filled
+from gatewise.runtime.windows import Origins
 
 
 @st.composite
@@ -47,6 +48,15 @@ def test_a_draw_is_without_replacement_and_a_function_of_the_seed(r, size, seed,
     assert len(set(drawn)) == len(drawn)
     assert set(drawn) <= set(_all(r))
     assert drawn == _pairs(r.draw(size, (seed, step)))
+
+
+@settings(deadline=None, derandomize=True)
+@given(ranges(), st.integers(1, 9))
+def test_parts_are_all_windows_in_order(r: OriginRanges, size: int) -> None:
+    parts = [_pairs(part) for part in r.parts(size)]
+    assert [pair for part in parts for pair in part] == _all(r)
+    assert all(len(part) == size for part in parts[:-1])
+    assert all(0 < len(part) <= size for part in parts)
 
 
 def test_other_seeds_draw_other_windows() -> None:

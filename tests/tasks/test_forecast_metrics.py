@@ -6,15 +6,28 @@ import numpy as np
 import pytest
 from forecast_panels import NAN
 
-from gatewise.tasks.forecast.metrics import score, seasonal_scale, series_mase
+from gatewise.tasks.forecast.metrics import Scores, seasonal_scale
 
 LEVELS = (0.1, 0.5, 0.9)
 
 
-def _score(q, truth, series=None, scale=None, levels=LEVELS) -> dict:
+def _scores(q, truth, series=None, scale=None, levels=LEVELS, *, at_once=100) -> Scores:
     q, truth = np.array(q, float), np.array(truth, float)
     series = np.zeros(len(truth), int) if series is None else np.array(series)
-    return score(q, truth, series, np.ones(1) if scale is None else np.array(scale, float), levels)
+    scale = np.ones(1) if scale is None else np.array(scale, float)
+    scores = Scores(scale, levels, truth.shape[1], point=q.shape[2] == 1)
+    for at in range(0, len(truth), at_once):
+        some = slice(at, at + at_once)
+        scores.add(q[some], truth[some], series[some])
+    return scores
+
+
+def _score(*args, **kwargs) -> dict:
+    return _scores(*args, **kwargs).result()
+
+
+def _seasonal_scale(y, starts, stops, season) -> np.ndarray:
+    return seasonal_scale(lambda series, rows: y[rows], starts, stops, season)
 
 
 def test_one_window_by_hand() -> None:
@@ -96,8 +109,8 @@ def _by_hand(q, truth, series, scale, levels) -> dict:
 
 @pytest.mark.parametrize("levels", [(0.5,), (0.1, 0.5, 0.9), (0.05, 0.1, 0.5, 0.8, 0.9, 0.95)], ids=str)
 @pytest.mark.parametrize("point", [True, False])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_random_forecasts_with_gaps(levels: tuple[float, ...], point: bool, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "at_once"), [(0, 13), (1, 13), (2, 1), (3, 5)])
+def test_random_forecasts_with_gaps(levels: tuple[float, ...], point: bool, seed: int, at_once: int) -> None:
     rng = np.random.default_rng(seed)
     n, h = 13, 7
     q = np.sort(rng.normal(size=(n, h, 1 if point else len(levels))), -1)
@@ -108,7 +121,8 @@ def test_random_forecasts_with_gaps(levels: tuple[float, ...], point: bool, seed
     series = rng.choice([0, 2, 3, 5], n)
     series[2] = 4
     scale = np.array([0.5, 9, 2, NAN, 3, 4])
-    result = score(q, truth, series, scale, levels)
+    scores = _scores(q, truth, series, scale, levels, at_once=at_once)
+    result = scores.result()
     expected = _by_hand(q.tolist(), truth.tolist(), series.tolist(), scale.tolist(), levels)
     if len(levels) == 1:
         expected["overall"]["coverage"] = None
@@ -118,7 +132,7 @@ def test_random_forecasts_with_gaps(levels: tuple[float, ...], point: bool, seed
     for name, values in expected["by_step"].items():
         assert result["by_step"][name][4] is None
         assert result["by_step"][name] == [v if v is None else pytest.approx(v, rel=1e-12) for v in values], name
-    mase = series_mase(q[..., 0 if point else levels.index(0.5)], truth, series, scale)
+    mase = scores.series_mase()
     assert np.isnan(mase[[1, 3, 4]]).all()
     assert result["overall"]["MASE"] == pytest.approx(np.nanmean(mase), rel=1e-12)
 
@@ -126,11 +140,9 @@ def test_random_forecasts_with_gaps(levels: tuple[float, ...], point: bool, seed
 def test_mase_is_a_mean_over_series_whatever_their_windows() -> None:
     q = np.zeros((4, 1, 1))
     truth = [[1.0], [1.0], [1.0], [9.0]]
-    result = _score(q, truth, series=[0, 0, 0, 1], scale=[1, 3])
-    assert result["overall"]["MASE"] == 2.0  # (1 + 3) / 2, not (1 + 1 + 1 + 3) / 4
-    np.testing.assert_array_equal(
-        series_mase(q[..., 0], np.array(truth), np.array([0, 0, 0, 1]), np.array([1.0, 3])), [1, 3]
-    )
+    scores = _scores(q, truth, series=[0, 0, 0, 1], scale=[1, 3])
+    assert scores.result()["overall"]["MASE"] == 2.0  # (1 + 3) / 2, not (1 + 1 + 1 + 3) / 4
+    np.testing.assert_array_equal(scores.series_mase(), [1, 3])
 
 
 @pytest.mark.parametrize("point", [True, False])
@@ -192,7 +204,7 @@ def test_the_seasonal_scale_of_each_series(season: int) -> None:
     y[rng.random(len(y)) < 0.2] = NAN
     starts = np.cumsum([0, *lengths[:-1]])
     stops = starts + np.array([7, 1, 20, 0])
-    scale = seasonal_scale(y, starts, stops, season)
+    scale = _seasonal_scale(y, starts, stops, season)
     assert scale.shape == (4,)
     for i in range(4):
         part = y[starts[i] : stops[i]]
@@ -208,13 +220,13 @@ def test_the_seasonal_scale_of_each_series(season: int) -> None:
 def test_constant_and_seasonal_series_have_no_scale() -> None:
     y = np.array([4.0] * 6 + [1.0, 2.0] * 3)
     starts, stops = np.array([0, 6]), np.array([6, 12])
-    np.testing.assert_array_equal(seasonal_scale(y, starts, stops, 1), [NAN, 1])
-    np.testing.assert_array_equal(seasonal_scale(y, starts, stops, 2), [NAN, NAN])
+    np.testing.assert_array_equal(_seasonal_scale(y, starts, stops, 1), [NAN, 1])
+    np.testing.assert_array_equal(_seasonal_scale(y, starts, stops, 2), [NAN, NAN])
 
 
 def test_a_series_of_billions_does_not_blur_one_of_thousandths() -> None:
     rng = np.random.default_rng(0)
     small = rng.normal(size=50) * 1e-3
     y = np.concatenate([rng.normal(size=500) * 1e12, small])
-    scale = seasonal_scale(y, np.array([0, 500]), np.array([500, 550]), 1)
+    scale = _seasonal_scale(y, np.array([0, 500]), np.array([500, 550]), 1)
     assert scale[1] == pytest.approx(np.abs(np.diff(small)).mean(), rel=1e-12)

@@ -205,3 +205,60 @@ def test_the_smallest_case_draws(extreme: tuple[ReportData, str]) -> None:
 
 def _sections(html: str) -> list[str]:
     return re.findall(r'<section id="(\w+)">', html)
+
+
+def _trained(epochs: int, norm: float, **changes: object) -> dict:
+    """The data of a page that shows nothing but the curves of a training."""
+    curve = [
+        {
+            "epoch": k,
+            "train_loss": 1 / k,
+            "val_loss": None,
+            "learning_rate": 0.004 / k,
+            "gradient_norm": norm / k,
+            "values": 6400,
+            "seconds": 2.0 + k % 2,
+        }
+        | changes
+        for k in range(1, epochs + 1)
+    ]
+    return {"curve": curve, "fans": [], "gates": None, "metrics": {}, "clip_norm": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "norm", "title", "alt"),
+    [
+        (6, 3.0, "; dashed: clipped at 1", " from 3 to 0.5. Gradients are clipped at 1."),
+        (1, 0.5, "; dashed: clipped at 1", " from 0.5 to 0.5. Gradients are clipped at 1."),
+        (60, 90.0, "; dashed: clipped at 1", " from 90 to 1.5. Gradients are clipped at 1."),
+        (5, 0.3, "; clipped at 1, far above", " from 0.3 to 0.06. Gradients are clipped at 1, far above."),
+    ],
+)
+def test_rate_gradients_and_speed_are_drawn(
+    epochs: int, norm: float, title: str, alt: str, extreme: tuple[ReportData, str]
+) -> None:
+    data = replace(extreme[0], **_trained(epochs, norm))
+    html = render_report(data)
+    assert render_report(data) == html
+    _, figure = _Page(html).figures
+    norms = "gradient norm before clipping, mean of the epoch"
+    assert {"epoch", "learning rate", norms + title, "values per second, with validation"} <= set(figure["texts"])
+    assert f"gradient norm before clipping:{alt}" in figure["alt"]
+    assert f"learning rate: from 0.004 to {0.004 / epochs:.3g}." in figure["alt"]
+    assert f"values per second: from {6400 / 3:.3g} to {6400 / (2 + epochs % 2):.3g}." in figure["alt"]
+    dashed = re.findall(r"<path[^>]*stroke-dasharray[^>]*stroke: #d55e00", html, flags=re.IGNORECASE)
+    assert len(dashed) == title.startswith("; dashed")
+    assert len(_Page(html).ids) == len(set(_Page(html).ids))
+
+
+def test_curves_that_a_record_lacks_are_left_out(extreme: tuple[ReportData, str]) -> None:
+    older = replace(extreme[0], **_trained(4, 1.0))
+    for row in older.curve:
+        for name in ("learning_rate", "gradient_norm", "values"):
+            del row[name]  # type: ignore[attr-defined]
+    html = render_report(older)
+    assert len(_Page(html).figures) == 1
+    assert "Learning rate, gradients and speed" not in html
+    odd = replace(extreme[0], **_trained(4, 1.0, seconds=0.0, gradient_norm=math.nan) | {"clip_norm": None})
+    _, figure = _Page(render_report(odd)).figures
+    assert figure["alt"] == "Line charts over 4 epochs. learning rate: from 0.004 to 0.001."

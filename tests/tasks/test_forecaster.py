@@ -290,6 +290,17 @@ def test_dropout_is_seeded_too_and_off_when_it_predicts() -> None:
     assert not np.array_equal(one.predict()["q0.5"], small().fit(table()).predict()["q0.5"])
 
 
+def test_input_noise_is_seeded_and_in_training_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, ...]] = []
+    randn_like = torch.randn_like
+    monkeypatch.setattr(torch, "randn_like", lambda x: drawn.append(tuple(x.shape)) or randn_like(x))
+    one, two = (small(input_noise=0.5).fit(table()) for _ in range(2))
+    assert_frame_equal(one.predict(), two.predict(), check_exact=True)
+    assert len(drawn) == 2 * 4  # the steps: the validation draws none
+    assert not np.array_equal(one.predict()["q0.5"], small().fit(table()).predict()["q0.5"])
+    assert len(drawn) == 2 * 4
+
+
 def test_a_watcher_sees_the_training() -> None:
     seen: list[Any] = []
 

@@ -350,6 +350,14 @@ def test_frozen_parameters_stay_as_they_are() -> None:
         assert torch.equal(value, before[name]) == name.startswith("0."), name
 
 
+def test_weights_that_the_loss_does_not_reach_stay_as_they_are() -> None:
+    module = nn.ModuleList([_line(0), _line(1)])
+    before = _bits(module[1])
+    train(module, lambda x: (module[0](x).square().sum(), len(x)), lambda *_: X, Plan(1, 3, weight_decay=0.5))
+    assert _bits(module[1]) == before
+    assert all(p.grad is None for p in module[1].parameters())
+
+
 def test_batches_are_asked_for_by_epoch_and_step_in_training_mode() -> None:
     line = _line()
     asked = []

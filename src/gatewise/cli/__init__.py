@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from gatewise.cli.codes import INTERRUPTED
 from gatewise.errors import InputError, LostProcessError
 
-_WITHOUT_TORCH = ("narwhals", "polars", "rich", "tyro")
+_WITHOUT_TORCH = ("narwhals", "polars", "rich", "tyro", "uniplot")
 """What the commands need that do not train."""
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return parse(args).run(args)
     except ModuleNotFoundError as error:
-        extra = "cli" if error.name in _WITHOUT_TORCH else "train"
+        extra = "cli" if error.name in _WITHOUT_TORCH else "tune" if error.name == "optuna" else "train"
         return _fail(f"this command needs {error.name}: pip install 'gatewise[{extra}]'")
     except (InputError, LostProcessError) as error:
         return _fail(str(error))

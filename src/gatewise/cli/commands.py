@@ -13,6 +13,9 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from gatewise.cli.prepare import Prepare
+from gatewise.cli.tune import Tune
+from gatewise.cli.watch import Watch
 from gatewise.errors import InputError
 from gatewise.tasks.forecast import Settings
 
@@ -24,7 +27,8 @@ class Fit:
     """Train an LSTM that forecasts the series of a table, and write a run folder.
 
     TABLE is a long table, one row per series and time: CSV, TSV or Parquet, also gzipped, a path or a quoted glob.
-    The run folder gets the model, its settings, its score on held-out rows beside naive and seasonal naive, the
+    It is read whole; one that is too large for the memory goes through gatewise prepare, whose store is taken in its
+    place. The run folder gets the model, its settings, its score on held-out rows beside naive and seasonal naive, the
     forecast of what comes next, and a report to open in a browser.
 
     Examples:
@@ -122,10 +126,10 @@ class Evaluate:
 
     def run(self, words: Sequence[str]) -> int:
         """Score and print."""
-        from gatewise.data import read_table
+        from gatewise.data import read_table, to_table
         from gatewise.format import atomic_file
 
-        df = read_table(self.table)
+        table = to_table(self.table)
 
         from gatewise.cli.progress import print_scores
         from gatewise.tasks.forecast.evaluate import evaluate
@@ -133,7 +137,7 @@ class Evaluate:
 
         model = ForecastModel.load(self.model)
         truth = None if self.truth is None else read_table(self.truth)
-        metrics = evaluate(model, df, truth=truth, stride=self.stride, in_sample=self.in_sample)
+        metrics = evaluate(model, table, truth=truth, stride=self.stride, in_sample=self.in_sample)
         text = json.dumps(metrics, indent=2) + "\n"
         if self.json == "-":
             sys.stdout.write(text)
@@ -279,11 +283,14 @@ class Stream:
         return stream_lines(model, sys.stdin.buffer, write, max_streams=self.max_streams, state=self.state)
 
 
-Command = Fit | Predict | Evaluate | Export | Cells | Show | Stream
+Command = Fit | Predict | Evaluate | Tune | Prepare | Watch | Export | Cells | Show | Stream
 COMMANDS: dict[str, type[Command]] = {
     "fit": Fit,
     "predict": Predict,
     "evaluate": Evaluate,
+    "tune": Tune,
+    "prepare": Prepare,
+    "watch": Watch,
     "export": Export,
     "cells": Cells,
     "show": Show,
@@ -302,7 +309,7 @@ def parse(args: Sequence[str]) -> Command:
         args=list(args[1:]),
         prog=f"gatewise {args[0]}",
         description=inspect.getdoc(command),
-        default=Fit(tyro.MISSING, _configured(args)) if command is Fit else tyro.MISSING_NONPROP,
+        default=command(tyro.MISSING, _configured(args)) if command in (Fit, Tune) else tyro.MISSING_NONPROP,
         config=_MARKERS,
     )
     return parsed

@@ -6,8 +6,8 @@ from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
 
-from gatewise.cli.codes import INTERRUPTED, stopped_by
-from gatewise.data import read_table
+from gatewise.cli.codes import INTERRUPTED, name_of, stopped_by
+from gatewise.data import to_table
 from gatewise.machine import process
 from gatewise.tasks.forecast.folder import CHECKPOINTS, check_folder
 
@@ -28,7 +28,7 @@ def fit(command: "Fit", title: str) -> int:
     if not process().rank:
         # One looks for all: each tries the folder out, and would be in the others' way.
         check_folder(folder, force=command.force, resume=command.resume)
-    df = read_table(command.table)
+    table = to_table(command.table)
 
     # Here, because torch takes its time and wrong words should be told at once.
     from gatewise.cli.progress import Progress, print_scores
@@ -42,17 +42,17 @@ def fit(command: "Fit", title: str) -> int:
     with joined_group() as group, Progress() if group.first else nullcontext(Silent()) as watch:
         try:
             model, fitted = fit_model(
-                command.settings, df, watch, checkpoints=place, resume=command.resume, save_every=command.save_every
+                command.settings, table, watch, checkpoints=place, resume=command.resume, save_every=command.save_every
             )
         except StoppedError as stop:
             if group.first:
-                print(f"stopped by {_name(stop.signal)} in the first epoch, {go_on}")
+                print(f"stopped by {name_of(stop.signal)} in the first epoch, {go_on}")
             return stopped_by(stop.signal)
     stopped = fitted.history.stopped
     if not group.first:
         return stopped_by(stopped) if stopped else 0
     if stopped:
-        print(f"stopped by {_name(stopped)}, {go_on}")
+        print(f"stopped by {name_of(stopped)}, {go_on}")
         if stopped != Signals.SIGINT:
             # Whoever sends SIGTERM waits for a few seconds only.
             return stopped_by(stopped)
@@ -67,7 +67,3 @@ def fit(command: "Fit", title: str) -> int:
     if not (folder / "forecast.csv").exists():
         print("no forecast.csv: the table has no future rows with the known-future covariates.")
     return stopped_by(stopped) if stopped else 0
-
-
-def _name(number: int) -> str:
-    return "Ctrl-C" if number == Signals.SIGINT else Signals(number).name

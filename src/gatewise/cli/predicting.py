@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
-from gatewise.data import csv_text, read_table, with_future, write_table
+from gatewise.data import csv_parts, read_table, to_table, whole, with_future, write_parts
 from gatewise.errors import InputError
 from gatewise.machine import process
 from gatewise.tasks.forecast.model import ForecastModel
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 def predict(command: "Predict") -> int:
     """Forecast and write; the exit code."""
     shard = None if command.shard is None else _shard(command.shard, command.output)
-    df = read_table(command.table)
+    table = to_table(command.table)
     model = ForecastModel.load(command.model)
     if command.future_table is not None:
-        df = with_future(df, read_table(command.future_table), model.columns)
-    panel, notes = model.read(df)
+        table = with_future(whole(table), read_table(command.future_table), model.columns)
+    panel, notes = model.read(table)
     if not process().rank:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     output = command.output
     if shard is None:
-        forecast = predict_together(model, panel)
+        parts = predict_together(model, panel)
     else:
         panel, output = share(panel, *shard), part_path(output or "", *shard)
-        forecast = model.predict(panel)
-    if forecast is None:
+        parts = model.predict_parts(panel)
+    if parts is None:
         return 0
     if output is None:
-        sys.stdout.write(csv_text(forecast))
+        sys.stdout.writelines(csv_parts(parts))
     else:
-        write_table(forecast, output)
-        print(f"{len(forecast):,} rows for {len(panel.ids):,} series in {output}", file=sys.stderr)
+        rows = write_parts(parts, output)
+        print(f"{rows:,} rows for {len(panel.ids):,} series in {output}", file=sys.stderr)
     return 0
 
 

@@ -21,7 +21,7 @@ def show_json(model: Mapping[str, Any]) -> None:
 
 def show_model(model: Mapping[str, Any]) -> None:
     """Print it for a person."""
-    print(_printable(model["file"]))
+    print(printable(model["file"]))
     blocks, symbols = model["blocks"], model["vocabulary"]
     about = {
         "format": model["format"],
@@ -34,7 +34,7 @@ def show_model(model: Mapping[str, Any]) -> None:
     print(_aligned((name, _value(value)) for name, value in about.items()))
     _section("blocks", [("", "", "weights", ""), *((str(k), *_block(block)) for k, block in enumerate(blocks))])
     for name in ("settings", "training"):
-        _section(name, [(_printable(key), _value(value)) for key, value in model[name].items()])
+        _section(name, [(printable(key), _value(value)) for key, value in model[name].items()])
 
 
 def _section(name: str, rows: Sequence[Sequence[str]]) -> None:
@@ -50,7 +50,7 @@ def _block(block: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _value(value: object) -> str:
     """A JSON value on one line, cut where it is long."""
-    text = _printable(_text(value))
+    text = printable(_text(value))
     return text if len(text) <= _WIDE else f"{text[: _WIDE - 1]}…"
 
 
@@ -70,7 +70,7 @@ def _inner(value: object) -> str:
     return f"({_text(value)})" if isinstance(value, dict | list) and len(value) > 1 else _text(value)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text from a file, which must not command the terminal."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 

@@ -130,9 +130,9 @@ class Frequency:
         """
         step, day = self._step, self._ticks_of_day(times.dtype)
         if step.kind in {"whole", "elapsed", "days"}:
-            ticks = _ticks(times, wall=step.kind == "days")
+            ticks = ticks_of(times, wall=step.kind == "days")
             return np.divmod(ticks, self._fixed_ticks(times.dtype))
-        days, clock = np.divmod(_ticks(times, wall=True), day)
+        days, clock = np.divmod(ticks_of(times, wall=True), day)
         if step.kind == "business":
             week, weekday = np.divmod(days - 4, 7)  # day 4 of the epoch was a Monday
             position, phase = np.divmod(week * 5 + np.minimum(weekday, 4), step.size)
@@ -195,77 +195,15 @@ class Frequency:
         if dtype.is_integer() or self.whole:
             return dtype.is_integer() and self.whole
         kind, count, _ = self._step
-        return kind in {"months", "business"} or count % _tick(dtype) == 0
+        return kind in {"months", "business"} or count % tick_of(dtype) == 0
 
     def _fixed_ticks(self, dtype: pl.DataType) -> int:
-        return self._step.size if self.whole else self._step.size // _tick(dtype)
+        return self._step.size if self.whole else self._step.size // tick_of(dtype)
 
     def _ticks_of_day(self, dtype: pl.DataType) -> int:
         if not self.fits(dtype):
             raise InputError(f"time of type {dtype} cannot have the frequency {self.text} ({self.describe()}).")
-        return 1 if self.whole else _DAY // _tick(dtype)
-
-
-def infer_frequency(times: pl.Series, starts: np.ndarray) -> Frequency:
-    """The most common step between neighbours within the series.
-
-    Args:
-        times: Stamps of all series, one after the other, each in ascending order: whole numbers, dates or datetimes.
-        starts: First row of each series; a last entry equal to the number of rows is allowed.
-
-    Raises:
-        InputError: No series has two stamps.
-
-    Example:
-        >>> infer_frequency(pl.Series([0, 2, 4, 100, 102]), np.array([0, 3])).text
-        '2'
-    """
-    inner = np.ones(len(times), bool)
-    inner[np.asarray(starts)[np.asarray(starts) < len(times)]] = False
-    if not inner.any():
-        raise InputError("the frequency cannot be seen: no series has two rows. Give longer series.")
-    if times.dtype.is_integer():
-        return Frequency(str(_most_common(np.diff(_ticks(times, wall=False))[inner[1:]])))
-    unit, day = _tick(times.dtype), _DAY // _tick(times.dtype)
-    wall = _most_common(np.diff(_ticks(times, wall=True))[inner[1:]])
-    if wall >= 28 * day:
-        found = _infer_months(
-            times, inner, Frequency(f"{wall * unit}ns") if wall % day else Frequency(f"{wall // day}d")
-        )
-        if found:
-            return found
-    if wall == day and _skips_weekends(times, inner, day):
-        return Frequency("1bd")
-    if wall % day == 0:
-        return Frequency(f"{wall // day}d")
-    return Frequency(f"{_most_common(np.diff(_ticks(times, wall=False))[inner[1:]]) * unit}ns")
-
-
-def _infer_months(times: pl.Series, inner: np.ndarray, fixed: Frequency) -> Frequency | None:
-    """The step by calendar months that explains at least as many neighbours as the fixed step does."""
-    months = Frequency("1mo").index(times)[0]
-    step = _most_common(np.diff(months)[inner[1:]])
-    choices = [Frequency(f"{step}mo"), Frequency(f"{step}mo-end"), fixed]
-    best = max(choices, key=lambda choice: _explained(choice, times, inner))
-    return None if best is fixed else best
-
-
-def _explained(frequency: Frequency, times: pl.Series, inner: np.ndarray) -> int:
-    position, phase = frequency.index(times)
-    return int(np.sum((np.diff(position) == 1) & (np.diff(phase) == 0) & inner[1:]))
-
-
-def _skips_weekends(times: pl.Series, inner: np.ndarray, day: int) -> bool:
-    days = _ticks(times, wall=True) // day
-    weekday = (days - 4) % 7
-    crossed = (np.diff((days - 4) // 7) > 0) & inner[1:]
-    return bool((weekday < 5).all() and crossed.any())
-
-
-def _most_common(steps: np.ndarray) -> int:
-    """The most common positive step, the shortest of several; 1 if there is none."""
-    values, counts = np.unique(steps[steps > 0], return_counts=True)
-    return int(values[np.argmax(counts)]) if len(values) else 1
+        return 1 if self.whole else _DAY // tick_of(dtype)
 
 
 def _split(text: str) -> _Step:
@@ -311,12 +249,12 @@ def _in_words(text: str) -> str:
     return f"every {name}" if count == 1 else f"every {count} {name}s"
 
 
-def _tick(dtype: pl.DataType) -> int:
+def tick_of(dtype: pl.DataType) -> int:
     """Nanoseconds in one tick of the column's integers."""
     return _DAY if dtype == pl.Date else _NANOSECONDS[cast(pl.Datetime, dtype).time_unit]
 
 
-def _ticks(times: pl.Series, *, wall: bool) -> np.ndarray:
+def ticks_of(times: pl.Series, *, wall: bool) -> np.ndarray:
     """The stamps as int64: as the zone's clock shows them, or as elapsed time."""
     if wall and isinstance(times.dtype, pl.Datetime) and times.dtype.time_zone:
         times = times.dt.replace_time_zone(None)
@@ -324,7 +262,7 @@ def _ticks(times: pl.Series, *, wall: bool) -> np.ndarray:
 
 
 def _series(ticks: np.ndarray, like: pl.Series, *, wall: bool) -> pl.Series:
-    """The inverse of `_ticks`. Whole numbers that outgrow their type become Int64."""
+    """The inverse of `ticks_of`. Whole numbers that outgrow their type become Int64."""
     values = pl.Series(like.name, ticks)
     dtype = like.dtype
     if dtype.is_integer():

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from gatewise.data.frequency import Frequency, infer_frequency
+from gatewise.data.frequency import Frequency
+from gatewise.data.infer import infer_frequency
 from gatewise.data.roles import Columns, count, id_column, time_column
 from gatewise.errors import InputError
 
-POLICY_HINT = "fill the cells, or choose how to treat them when fitting: --missing ffill or --missing mask"
+POLICY_HINT = "fill the cells, or choose how to treat them: --missing ffill or --missing mask"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Rows:
         source: int64 [R], row of the user's table; a row that was added repeats the one before it.
         added: bool [R], whether the row was missing from the table.
         time: [R] stamps.
+        numbers: int64, the number of each row of the given table (from 0) in the user's, where that is a part of it.
     """
 
     columns: Columns
@@ -31,6 +33,7 @@ class Rows:
     source: np.ndarray
     added: np.ndarray
     time: pl.Series
+    numbers: np.ndarray | None = None
 
     def series_of(self, row: int) -> int:
         """The series that a row belongs to."""
@@ -47,7 +50,10 @@ class Rows:
     def place(self, row: int) -> str:
         """A row in words: series, time, and row of the user's table, counted from 1 below the header."""
         where = f"{self.series_name(self.series_of(row))}, {self.stamp(row)}"
-        return where if self.added[row] else f"{where} (row {self.source[row] + 1})"
+        if self.added[row]:
+            return where
+        given = self.source[row] if self.numbers is None else self.numbers[self.source[row]]
+        return f"{where} (row {given + 1})"
 
     def keep(self, mask: np.ndarray) -> "Rows":
         """Only the rows where the mask is true; a series may become empty."""
@@ -61,7 +67,7 @@ class Rows:
         )
 
 
-def group_rows(df: pl.DataFrame, columns: Columns) -> Rows:
+def group_rows(df: pl.DataFrame, columns: Columns, numbers: np.ndarray | None = None) -> Rows:
     """Groups the rows by series, in order of first appearance; within a series their order stays as it is."""
     total = df.height
     ids = id_column(df, columns.id) if columns.id else pl.Series("unique_id", ["series"])
@@ -78,7 +84,7 @@ def group_rows(df: pl.DataFrame, columns: Columns) -> Rows:
         time = pl.Series("ds", np.arange(total) - np.repeat(offsets[:-1], lengths))
     elif np.any(np.diff(source) < 0):
         time = time.gather(source)
-    return Rows(columns, ids, offsets, source, np.zeros(total, bool), time)
+    return Rows(columns, ids, offsets, source, np.zeros(total, bool), time, numbers)
 
 
 def check_order(rows: Rows) -> None:

@@ -5,7 +5,9 @@ future, whose targets are blank and whose known-future covariates a forecast nee
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -53,15 +55,37 @@ class Panel:
     frequency: Frequency
     missing: np.ndarray
 
+    @property
+    def starts(self) -> np.ndarray:
+        """int64 [N], the first row of each series."""
+        return self.offsets[:-1]
+
+    @property
+    def stops(self) -> np.ndarray:
+        """int64 [N], the row after the last of each series."""
+        return self.offsets[1:]
+
     def lengths(self) -> np.ndarray:
         """int64 [N], rows of history of each series."""
-        return self.ends - self.offsets[:-1]
+        return self.ends - self.starts
+
+    def stamps(self, series: np.ndarray, rows: np.ndarray) -> pl.Series:
+        """The stamps of rows int [n], each of a series int [n]."""
+        return self.time.gather(rows)
+
+    def target(self, series: int, rows: slice) -> np.ndarray:
+        """float64, the target of some rows of a series; NaN where it is missing or still to come."""
+        return self.y[rows]
+
+    def span(self) -> tuple[Any, Any]:
+        """The first and the last stamp."""
+        return self.time.min(), self.time.max()
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits that tell these series from others."""
         digest = hashlib.blake2b(digest_size=16)
         for values in (self.offsets, self.ends, self.y, self.past, self.future, self.missing):
-            digest.update(np.ascontiguousarray(values))
+            digest.update(np.ascontiguousarray(values).data)
         names = (self.columns, self.frequency.text, str(self.time[0]), self.ids.to_list(), self.static.rows())
         digest.update(repr(names).encode())
         return digest.hexdigest()
@@ -88,21 +112,36 @@ class Panel:
 
     def summary(self) -> list[tuple[str, str]]:
         """What a person wants to see before training, as (label, value) pairs."""
-        lengths, columns = self.lengths(), self.columns
-        rows = int(lengths.sum())
-        pairs = [("series", f"{len(self.ids):,}"), ("rows", f"{rows:,}")]
-        if len(self.ids):
-            spread = f"{lengths.min():,} / {np.median(lengths):,.0f} / {lengths.max():,}"
-            pairs.append(("length (shortest / median / longest)", spread))
-            pairs.append(("time", f"{self.time.min()} to {self.time.max()}"))
-        missing = int(self.missing.sum())
-        pairs.append(("frequency", f"{self.frequency.describe()} ({self.frequency.text})"))
-        pairs.append(("missing cells", f"{missing:,} ({missing / max(rows, 1):.2%})" if missing else "none"))
-        kinds = (("past", columns.past), ("known future", columns.future), ("static", columns.static))
-        named = [f"{kind}: {', '.join(names)}" for kind, names in kinds if names]
-        pairs.append(("covariates", "; ".join(named) or "none"))
-        pairs.append(("future rows", f"{len(self.y) - rows:,}"))
-        return pairs
+        span, missing = self.span(), int(self.missing.sum())
+        return summary(self.columns, self.frequency, self.lengths(), span, missing=missing, rows=len(self.y))
+
+
+def summary(
+    columns: Columns, frequency: Frequency, lengths: np.ndarray, span: tuple[Any, Any], *, missing: int, rows: int
+) -> list[tuple[str, str]]:
+    """Some series in (label, value) pairs.
+
+    Args:
+        columns: The roles of the columns.
+        frequency: The step between rows.
+        lengths: [N], rows of history.
+        span: The first and the last stamp.
+        missing: How many cells of the history are.
+        rows: Of history and future.
+    """
+    history = int(lengths.sum())
+    pairs = [("series", f"{len(lengths):,}"), ("rows", f"{history:,}")]
+    if len(lengths):
+        spread = f"{lengths.min():,} / {np.median(lengths):,.0f} / {lengths.max():,}"
+        pairs.append(("length (shortest / median / longest)", spread))
+        pairs.append(("time", f"{span[0]} to {span[1]}"))
+    pairs.append(("frequency", f"{frequency.describe()} ({frequency.text})"))
+    pairs.append(("missing cells", f"{missing:,} ({missing / max(history, 1):.2%})" if missing else "none"))
+    kinds = (("past", columns.past), ("known future", columns.future), ("static", columns.static))
+    named = [f"{kind}: {', '.join(names)}" for kind, names in kinds if names]
+    pairs.append(("covariates", "; ".join(named) or "none"))
+    pairs.append(("future rows", f"{rows - history:,}"))
+    return pairs
 
 
 def build_panel(
@@ -134,13 +173,50 @@ def build_panel(
         ([2], [0, 1, 2])
     """
     check_fork()
+    check_policy(missing)
+    check_columns(df, columns)
+    return _lay_out(df, columns, lambda rows: settle_frequency(rows, frequency), missing, need_future=need_future)
+
+
+def build_part(
+    df: pl.DataFrame,
+    columns: Columns,
+    frequency: Frequency,
+    *,
+    missing: str = "error",
+    numbers: np.ndarray | None = None,
+) -> Panel:
+    """The same for some whole series of a table whose columns are checked and whose frequency is known.
+
+    Args:
+        df: The rows of the series.
+        columns: Which column is what.
+        frequency: Of the whole table.
+        missing: The policy.
+        numbers: int64, for each row its number in the whole table (from 0), for messages.
+    """
+    return _lay_out(df, columns, lambda _: frequency, missing, numbers=numbers)
+
+
+def check_policy(missing: str) -> None:
+    """Raises `InputError` if there is no such policy."""
     if missing not in POLICIES:
         raise InputError(f"missing={missing!r} is unknown: accepted are {', '.join(POLICIES)}.")
-    check_columns(df, columns)
+
+
+def _lay_out(
+    df: pl.DataFrame,
+    columns: Columns,
+    settle: Callable[[Rows], Frequency],
+    missing: str,
+    *,
+    need_future: int = 0,
+    numbers: np.ndarray | None = None,
+) -> Panel:
     target = number_column(df, columns.target, "target")
-    rows = group_rows(df, columns)
+    rows = group_rows(df, columns, numbers)
     check_order(rows)
-    step = settle_frequency(rows, frequency)
+    step = settle(rows)
     rows = complete(rows, step, fill=missing != "error")
     y = np.where(rows.added, np.nan, target[rows.source])
     rows, y = _trim(rows, y, missing)

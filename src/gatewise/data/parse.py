@@ -6,6 +6,8 @@ of its column is one.
 """
 
 import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import polars as pl
 
@@ -31,7 +33,7 @@ def tidy(text: pl.Series) -> pl.Series:
         >>> tidy(pl.Series("y", ["1", None, "2.5"])).to_list()
         [1.0, None, 2.5]
     """
-    clean = _clean(text)
+    clean = cleaned(text)
     blanks = clean.null_count()
     if blanks == len(clean):
         return pl.Series(text.name, [None] * len(text), dtype=pl.Float64)
@@ -59,7 +61,7 @@ def parse_numbers(text: pl.Series) -> tuple[pl.Series, pl.Series]:
         >>> values.to_list(), bad.to_list()
         ([1.0, None, None], [False, True, False])
     """
-    clean = _clean(text)
+    clean = cleaned(text)
     values = clean.cast(pl.Float64, strict=False)
     return values, clean.is_not_null() & values.is_null()
 
@@ -74,48 +76,110 @@ def parse_times(text: pl.Series) -> tuple[pl.Series | None, str]:
         >>> parse_times(pl.Series("ds", ["2020-01-01 05:00", "2020-01-01 06:00"]))[0].dt.hour().to_list()
         [5, 6]
     """
-    clean = _clean(text)
+    clean = cleaned(text)
     present = clean.drop_nulls()
     if present.is_empty():
         return None, "it holds no value"
-    style = _STAMP.fullmatch(present[0])
+    style = StampStyle.of(present[0])
     if style is None:
-        return None, _bad_cell(clean, clean.is_not_null())
-    if style["sep"] is None:
-        return _parse_dates(clean, style)
-    zones = clean.str.extract(rf"{_CLOCK_END}\s*({_ZONE})$", 2)
-    problem = _mixed_zones(clean, zones)
-    if problem:
-        return None, problem
-    naive = clean.str.replace(rf"{_CLOCK_END}\s*{_ZONE}$", "$1")
-    unit = "ns" if len(style["fraction"] or "") > 6 else "us"
-    dash, second = style["dash"], ":%S%.f" if style["second"] else ""
-    form = f"%Y{dash}%m{dash}%d{style['sep']}%H:%M{second}"
-    stamps = naive.str.to_datetime(form, strict=False, time_unit=unit)
-    bad = stamps.is_null() & clean.is_not_null()
-    if bad.any():
-        return None, _bad_cell(clean, bad)
-    zone = zones.drop_nulls()
-    return (_attach_zone(stamps, _hours(zone[0])) if len(zone) else stamps), ""
+        return None, _bad_cell(clean, clean.is_not_null()).say()
+    stamps, problem = style.parse(clean)
+    return stamps, problem.say() if problem else ""
 
 
-def _parse_dates(clean: pl.Series, style: re.Match[str]) -> tuple[pl.Series | None, str]:
-    """Dates, or year and month, which stand for the first of that month."""
-    dash = style["dash"]
-    whole = clean if style["day"] else clean + f"{dash}01"
-    dates = whole.str.to_date(f"%Y{dash}%m{dash}%d", strict=False)
-    bad = dates.is_null() & clean.is_not_null()
-    return (None, _bad_cell(clean, bad)) if bad.any() else (dates, "")
+class Problem(NamedTuple):
+    """What is wrong with a column of stamps, and the first row (from 0) where it is."""
+
+    row: int
+    before: str
+    after: str
+
+    def say(self, row: int | None = None) -> str:
+        """The problem in words; for a row of a longer column that this one is a part of."""
+        return f"{self.before}row {(self.row if row is None else row) + 1}{self.after}"
 
 
-def _clean(text: pl.Series) -> pl.Series:
+@dataclass(frozen=True)
+class StampStyle:
+    """How the first stamp of a column is written, which all others must follow.
+
+    Attributes:
+        dash: between the parts of a date.
+        day: whether the stamps go down to the day, not only to the month.
+        sep: between date and time of day; None for dates.
+        second: whether seconds are written.
+        unit: "ns" if the fraction of a second needs it, else "us".
+        zone: as written; None without one.
+    """
+
+    dash: str
+    day: bool
+    sep: str | None
+    second: bool
+    unit: Literal["us", "ns"]
+    zone: str | None
+
+    @classmethod
+    def of(cls, cell: str) -> "StampStyle | None":
+        """The style of a cell without blanks around it; None if it is no ISO date or stamp."""
+        match = _STAMP.fullmatch(cell)
+        if match is None:
+            return None
+        unit = "ns" if len(match["fraction"] or "") > 6 else "us"
+        return cls(match["dash"], bool(match["day"]), match["sep"], bool(match["second"]), unit, match["zone"])
+
+    def parse(self, clean: pl.Series) -> tuple[pl.Series | None, Problem | None]:
+        """Converts cells that `cleaned` has given; every one that is not blank must have the style."""
+        if self.sep is None:
+            return self._dates(clean)
+        if self.zone is None:
+            stamps = self._naive(clean)
+            if stamps.null_count() == clean.null_count():
+                return stamps, None
+        elif (
+            (bare := clean.str.strip_suffix(self.zone)).str.len_bytes().eq(clean.str.len_bytes() - len(self.zone)).all()
+        ):
+            stamps = self._naive(bare.str.strip_chars_end())
+            if stamps.null_count() == clean.null_count():
+                return _attach_zone(stamps, _hours(self.zone)), None
+        return self._zoned(clean)
+
+    def _zoned(self, clean: pl.Series) -> tuple[pl.Series | None, Problem | None]:
+        """The slow way, which finds a cell that differs, or zones that are written in several ways."""
+        zones = clean.str.extract(rf"{_CLOCK_END}\s*({_ZONE})$", 2)
+        problem = _mixed_zones(clean, zones, self.zone)
+        if problem:
+            return None, problem
+        stamps = self._naive(clean.str.replace(rf"{_CLOCK_END}\s*{_ZONE}$", "$1"))
+        bad = stamps.is_null() & clean.is_not_null()
+        if bad.any():
+            return None, _bad_cell(clean, bad)
+        return (stamps if self.zone is None else _attach_zone(stamps, _hours(self.zone))), None
+
+    def _naive(self, clean: pl.Series) -> pl.Series:
+        # A form with a fraction takes stamps without one too, but six times as long.
+        fraction = "%.f" if clean.str.contains(".", literal=True).any() else ""
+        second = f":%S{fraction}" if self.second else ""
+        form = f"%Y{self.dash}%m{self.dash}%d{self.sep}%H:%M{second}"
+        return clean.str.to_datetime(form, strict=False, time_unit=self.unit)
+
+    def _dates(self, clean: pl.Series) -> tuple[pl.Series | None, Problem | None]:
+        """Dates, or year and month, which stand for the first of that month."""
+        whole = clean if self.day else clean + f"{self.dash}01"
+        dates = whole.str.to_date(f"%Y{self.dash}%m{self.dash}%d", strict=False)
+        bad = dates.is_null() & clean.is_not_null()
+        return (None, _bad_cell(clean, bad)) if bad.any() else (dates, None)
+
+
+def cleaned(text: pl.Series) -> pl.Series:
+    """The cells without blanks around them, and null where they mean "no value"."""
     stripped = text.cast(pl.String).str.strip_chars()
     return stripped.set(stripped.str.to_lowercase().is_in(BLANK), None)
 
 
-def _bad_cell(clean: pl.Series, bad: pl.Series) -> str:
+def _bad_cell(clean: pl.Series, bad: pl.Series) -> Problem:
     row = bad.arg_max() or 0
-    return f"row {row + 1} holds {clean[row]!r}"
+    return Problem(row, "", f" holds {clean[row]!r}")
 
 
 def _hours(zone: str) -> float:
@@ -126,16 +190,15 @@ def _hours(zone: str) -> float:
     return (int(digits[:2]) + int(digits[2:]) / 60) * (-1 if zone[0] == "-" else 1)
 
 
-def _mixed_zones(clean: pl.Series, zones: pl.Series) -> str:
-    """A sentence's part if the cells do not share one offset from UTC, else nothing."""
+def _mixed_zones(clean: pl.Series, zones: pl.Series, first: str | None) -> Problem | None:
+    """The first cell whose offset from UTC is not that of the first zone, if there is one."""
     kinds = zones.filter(clean.is_not_null()).unique(maintain_order=True).to_list()
-    offsets = [None if kind is None else _hours(kind) for kind in kinds]
-    others = [kind for kind, offset in zip(kinds, offsets, strict=True) if offset != offsets[0]]
+    wanted = None if first is None else _hours(first)
+    others = [kind for kind in kinds if (None if kind is None else _hours(kind)) != wanted]
     if not others:
-        return ""
-    different = zones.eq_missing(others[0]) & clean.is_not_null()
-    row = different.arg_max() or 0
-    return f"it mixes time zones ({kinds[0] or 'none'} at first, {others[0] or 'none'} in row {row + 1})"
+        return None
+    row = (zones.eq_missing(others[0]) & clean.is_not_null()).arg_max() or 0
+    return Problem(row, f"it mixes time zones ({first or 'none'} at first, {others[0] or 'none'} in ", ")")
 
 
 def _attach_zone(naive: pl.Series, hours: float) -> pl.Series:

@@ -4,7 +4,6 @@ A table is taken whole or refused: a cut, ragged or damaged file raises `InputEr
 """
 
 import contextlib
-import csv
 import difflib
 import glob
 import gzip
@@ -17,13 +16,14 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
-from gatewise.data.csvcheck import check_names, check_text
+from gatewise.data.csvcheck import check_names
 from gatewise.data.forks import check_fork
 from gatewise.data.parse import tidy
+from gatewise.data.textfile import TextFile
 from gatewise.errors import InputError
 from gatewise.format import atomic_file
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _ACCEPTED = ".csv, .tsv, .parquet, or one of these with .gz added"
 
 
@@ -48,13 +48,13 @@ def read_table(source: str | Path) -> pl.DataFrame:
         [1.0, 2.5]
     """
     check_fork()
-    paths = _resolve(source)
+    paths = resolve(source)
     frames = [_read_raw(path) for path in paths]
-    if all(_kind(path)[0] in _SEPARATORS for path in paths):
+    if all(kind_of(path)[0] in SEPARATORS for path in paths):
         # Joined as text and typed afterwards, so that a column's type is decided over all files.
         return _typed(_join(frames, paths))
     typed = [
-        _typed(frame) if _kind(path)[0] in _SEPARATORS else frame for frame, path in zip(frames, paths, strict=True)
+        _typed(frame) if kind_of(path)[0] in SEPARATORS else frame for frame, path in zip(frames, paths, strict=True)
     ]
     return _join(typed, paths)
 
@@ -87,7 +87,7 @@ def to_polars(frame: object) -> pl.DataFrame:
         raise InputError(f"the table cannot be converted to Polars: {_first_line(error)}.") from error
 
 
-def csv_text(df: pl.DataFrame) -> str:
+def csv_text(df: pl.DataFrame, *, header: bool = True) -> str:
     r"""A table as CSV, its stamps written as most tables write them: no fraction where there is none.
 
     Example:
@@ -99,7 +99,7 @@ def csv_text(df: pl.DataFrame) -> str:
     return df.with_columns(
         pl.col(name).dt.to_string("%Y-%m-%d %H:%M:%S%.f" + ("%:z" if dtype.time_zone else ""))
         for name, dtype in stamps.items()
-    ).write_csv()
+    ).write_csv(include_header=header)
 
 
 def write_table(df: pl.DataFrame, path: str | Path) -> None:
@@ -119,10 +119,7 @@ def write_table(df: pl.DataFrame, path: str | Path) -> None:
         >>> path.read_text()
         'y\n1.0\n'
     """
-    path = Path(path)
-    ending = path.suffix.lower()
-    if ending not in {".csv", ".parquet"}:
-        raise InputError(f"{path} cannot be written: the name of a table must end in .csv or .parquet.")
+    path, ending = Path(path), table_ending(path)
     try:
         with atomic_file(path) as file:
             if ending == ".csv":
@@ -133,10 +130,22 @@ def write_table(df: pl.DataFrame, path: str | Path) -> None:
         raise InputError(f"{path} cannot be written: {_first_line(error)}.") from error
 
 
-def _resolve(source: str | Path) -> list[Path]:
+def table_ending(path: str | Path) -> str:
+    """The ending that says how a table is written, or raises `InputError`."""
+    ending = Path(path).suffix.lower()
+    if ending not in {".csv", ".parquet"}:
+        raise InputError(f"{path} cannot be written: the name of a table must end in .csv or .parquet.")
+    return ending
+
+
+def resolve(source: str | Path) -> list[Path]:
+    """The files of a path or a pattern, by name."""
     path = Path(source).expanduser()
     if path.is_dir():
-        raise InputError(f"{path} is a folder: name a file in it, or a pattern such as {path}/*.csv.")
+        raise InputError(
+            f"{path} is a folder: name a file in it, or a pattern such as {path}/*.csv, or make a store of its Parquet "
+            "files with gatewise prepare."
+        )
     if path.exists():
         return [path]
     if glob.has_magic(str(path)):
@@ -151,7 +160,7 @@ def _resolve(source: str | Path) -> list[Path]:
     raise InputError(f"no such file: {source}.{hint}")
 
 
-def _kind(path: Path) -> tuple[str, bool]:
+def kind_of(path: Path) -> tuple[str, bool]:
     """The format's ending, and whether the file is compressed."""
     name = path.name.lower()
     packed = name.endswith(".gz")
@@ -160,9 +169,14 @@ def _kind(path: Path) -> tuple[str, bool]:
 
 def _read_raw(path: Path) -> pl.DataFrame:
     """One file: Parquet as it is, text with every cell as text."""
-    ending, packed = _kind(path)
-    if ending not in {*_SEPARATORS, ".parquet"}:
-        raise InputError(f"{path} is not a known kind of table: its name must end in {_ACCEPTED}.")
+    ending, packed = kind_of(path)
+    if ending not in {*SEPARATORS, ".parquet"}:
+        raise InputError(
+            f"{path} is not a known kind of table: its name must end in {_ACCEPTED}; a database is read by gatewise "
+            "prepare."
+        )
+    if ending in SEPARATORS:
+        return pl.concat(TextFile(path, SEPARATORS[ending], packed=packed).chunks())
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -171,7 +185,7 @@ def _read_raw(path: Path) -> pl.DataFrame:
         raise InputError(f"{path} is empty: it holds no byte.")
     if packed:
         data = _unpack(data, path)
-    return _read_parquet(data, path) if ending == ".parquet" else _read_text(data, _SEPARATORS[ending], path)
+    return _read_parquet(data, path)
 
 
 def _unpack(data: bytes, path: Path) -> bytes:
@@ -184,43 +198,28 @@ def _unpack(data: bytes, path: Path) -> bytes:
 
 
 def _read_parquet(data: bytes, path: Path) -> pl.DataFrame:
-    if not data.startswith(b"PAR1"):
-        raise InputError(f"{path} is not a Parquet file: it does not begin with PAR1.")
-    if not data.endswith(b"PAR1"):
-        raise InputError(f"{path} is cut: it does not end with the mark of a Parquet file; copy it again.")
+    check_parquet(data[:4], data[-4:], path)
     try:
         frame = pl.read_parquet(io.BytesIO(data))
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path} is a damaged Parquet file: {_first_line(error)}.") from error
+        raise damaged_parquet(path, error) from error
     check_names(frame.columns, str(path))
     if frame.is_empty():
         raise InputError(f"{path} has columns but no rows: a table needs at least one row of data.")
     return frame
 
 
-def _read_text(data: bytes, separator: str, path: Path) -> pl.DataFrame:
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    outline = check_text(data, separator, str(path))
-    try:
-        frame = pl.read_csv(data, separator=separator, infer_schema=False)
-    except pl.exceptions.PolarsError:
-        frame = pl.DataFrame()
-    if frame.shape != (outline.records, len(outline.header)):
-        # Polars stumbles over a quote inside a cell that is not quoted (5" pipe); the slow reader does not.
-        return _read_slowly(data, separator, outline.header)
-    frame.columns = outline.header
-    if len(outline.blank):
-        frame = frame.with_row_index("").filter(~pl.col("").is_in(outline.blank.tolist())).drop("")
-    return frame
+def check_parquet(begin: bytes, end: bytes, path: Path) -> None:
+    """Raises `InputError` unless the first and the last four bytes of a file are those of a Parquet file."""
+    if begin != b"PAR1":
+        raise InputError(f"{path} is not a Parquet file: it does not begin with PAR1.")
+    if end != b"PAR1":
+        raise InputError(f"{path} is cut: it does not end with the mark of a Parquet file; copy it again.")
 
 
-def _read_slowly(data: bytes, separator: str, header: list[str]) -> pl.DataFrame:
-    """A text table that has passed its checks, by the csv module."""
-    records = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=separator, strict=True)
-    next(records)
-    one = len(header) == 1
-    rows = [record or [""] for record in records if record or one]
-    return pl.DataFrame(rows, schema=dict.fromkeys(header, pl.String), orient="row")
+def damaged_parquet(path: Path, error: Exception) -> InputError:
+    """The error for a Parquet file that Polars refuses."""
+    return InputError(f"{path} is a damaged Parquet file: {_first_line(error)}.")
 
 
 def _typed(frame: pl.DataFrame) -> pl.DataFrame:
@@ -228,23 +227,28 @@ def _typed(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _join(frames: list[pl.DataFrame], paths: list[Path]) -> pl.DataFrame:
-    first = frames[0]
-    for frame, path in zip(frames[1:], paths[1:], strict=True):
-        for have, want, word in ((frame, first, "lacks"), (first, frame, "adds")):
-            extra = [name for name in want.columns if name not in have.columns]
+    check_alike([frame.schema for frame in frames], paths)
+    return pl.concat([frame.select(frames[0].columns) for frame in frames], how="vertical_relaxed")
+
+
+def check_alike(schemas: list[pl.Schema], paths: list[Path]) -> None:
+    """Raises `InputError` unless files that are read together have the same columns, of types that go together."""
+    first = schemas[0]
+    for schema, path in zip(schemas[1:], paths[1:], strict=True):
+        for have, want, word in ((schema, first, "lacks"), (first, schema, "adds")):
+            extra = [name for name in want if name not in have]
             if extra:
                 raise InputError(
                     f"{path} {word} the column {extra[0]!r}: files read together must have the columns of {paths[0]}."
                 )
-    for frame, path in zip(frames[1:], paths[1:], strict=True):
-        for name, dtype in first.schema.items():
-            other = frame.schema[name]
+    for schema, path in zip(schemas[1:], paths[1:], strict=True):
+        for name, dtype in first.items():
+            other = schema[name]
             if other != dtype and not (other.is_numeric() and dtype.is_numeric()) and pl.Null not in {other, dtype}:
                 raise InputError(
                     f"{path}: the column {name!r} holds {other} where {paths[0]} holds {dtype}; files read together "
                     "must agree."
                 )
-    return pl.concat([frame.select(first.columns) for frame in frames], how="vertical_relaxed")
 
 
 def _named_index_as_columns(frame: Any) -> Any:

@@ -3,13 +3,19 @@
 A window is a series and an origin, the row of its first forecast step. Nothing is copied until a batch is gathered.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar, overload
 
 import numpy as np
 import polars as pl
 
 from gatewise.data.panel import Panel
+from gatewise.data.store import AnyPanel, Store
 from gatewise.runtime.windows import Origins
+
+SomePanel = TypeVar("SomePanel", Panel, Store)
 
 
 @dataclass(frozen=True)
@@ -23,14 +29,26 @@ class OriginRanges:
         """int64 [N], windows of each series."""
         return np.maximum(self.last - self.first + 1, 0)
 
+    @cached_property
+    def _begins(self) -> np.ndarray:
+        """int64 [N+1], windows of all series before each, and of all."""
+        return np.concatenate([[0], np.cumsum(self.counts())])
+
     def draw(self, size: int, seed: tuple[int, ...]) -> Origins:
         """A random draw without replacement of at most ``size`` windows, a function of the seed alone."""
-        counts = self.counts()
-        starts = np.cumsum(counts) - counts
-        total = int(counts.sum())
-        chosen = np.random.default_rng(seed).choice(total, min(size, total), replace=False)
-        series = np.searchsorted(starts + counts, chosen, side="right")
-        return Origins(series, self.first[series] + chosen - starts[series])
+        total = int(self._begins[-1])
+        return self._numbered(np.random.default_rng(seed).choice(total, min(size, total), replace=False))
+
+    def parts(self, size: int) -> Iterator[Origins]:
+        """All windows in order, at most ``size`` at a time."""
+        total = int(self._begins[-1])
+        for begin in range(0, total, size):
+            yield self._numbered(np.arange(begin, min(begin + size, total)))
+
+    def _numbered(self, chosen: np.ndarray) -> Origins:
+        """Windows by their number among all."""
+        series = np.searchsorted(self._begins[1:], chosen, side="right")
+        return Origins(series, self.first[series] + chosen - self._begins[series])
 
     def every(self, stride: int) -> Origins:
         """Each series' last window and every ``stride``-th before it, in time order."""
@@ -48,8 +66,16 @@ class OriginRanges:
         return Origins(series, self.first[series] + (np.arange(len(series)) - begins[series]) * stride)
 
 
-def extend(panel: Panel, steps: int) -> Panel:
+@overload
+def extend(panel: Panel, steps: int) -> Panel: ...
+@overload
+def extend(panel: Store, steps: int) -> Store: ...
+def extend(panel: AnyPanel, steps: int) -> AnyPanel:
     """Add future rows so that every series has at least ``steps`` of them; their covariates are unknown (NaN)."""
+    return panel.extended(steps) if isinstance(panel, Store) else _extended(panel, steps)
+
+
+def _extended(panel: Panel, steps: int) -> Panel:
     have = panel.offsets[1:] - panel.ends
     need = np.maximum(steps - have, 0)
     if not need.any():

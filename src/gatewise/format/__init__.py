@@ -21,16 +21,20 @@ from gatewise.format.blocks import (
 )
 from gatewise.format.description import describe
 from gatewise.format.file import MODEL_NAME, ModelFile, load_model, model_path, save_model
+from gatewise.format.log import LOG_NAME, Log, LogReader
 
 __all__ = [
     "BLOCKS",
     "FORMAT_VERSION",
+    "LOG_NAME",
     "MODEL_NAME",
     "Block",
     "Conv1d",
     "Embedding",
     "LayerNorm",
     "Linear",
+    "Log",
+    "LogReader",
     "Lstm",
     "ModelFile",
     "QuantileMix",

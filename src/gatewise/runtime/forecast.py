@@ -12,8 +12,9 @@ from gatewise.errors import InputError
 from gatewise.format import Block, Linear, Lstm, QuantileMix
 from gatewise.runtime.encoding import Encoding
 from gatewise.runtime.model import Model
+from gatewise.runtime.rows import Doubles
 from gatewise.runtime.series import Series, rows_of
-from gatewise.runtime.windows import Doubles, Origins, Shape, Windows, channels
+from gatewise.runtime.windows import Origins, Shape, Windows, channels
 
 TASK = "forecast"
 PREDICT_BATCH = 256

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from gatewise.errors import InputError
 from gatewise.runtime.calendar import Stamps
 from gatewise.runtime.encoding import Category, Encoding, Floats, Numeric
-from gatewise.runtime.windows import Doubles, Rows, Shape, forward_filled
+from gatewise.runtime.rows import ArrayRows, Doubles, forward_filled
+from gatewise.runtime.windows import Shape
 
 _LARGEST = np.finfo(np.float32).max
 
@@ -36,7 +37,7 @@ class Series:
     time: ArrayLike | None = None
 
 
-def rows_of(series: Sequence[Series], encoding: Encoding, shape: Shape, missing: str, short: str) -> Rows:
+def rows_of(series: Sequence[Series], encoding: Encoding, shape: Shape, missing: str, short: str) -> ArrayRows:
     """Lay out series, each with the horizon below its history.
 
     Args:
@@ -62,12 +63,12 @@ def rows_of(series: Sequence[Series], encoding: Encoding, shape: Shape, missing:
         )
         for covariate in encoding.static
     }
-    return Rows(
+    return ArrayRows(
         offsets=np.cumsum([0, *(len(one.y) for one in laid)], dtype=np.int64),
         y=y,
-        truths=y,
-        past=encoding.unknown(past),
-        known=encoding.known(future, times if encoding.calendar else None),
+        targets=y,
+        before=encoding.unknown(past),
+        ahead=encoding.known(future, times if encoding.calendar else None),
         static=encoding.constant(static, len(laid)),
     )
 

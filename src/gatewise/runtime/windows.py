@@ -6,16 +6,13 @@ horizon, the target some seasons back, past covariates, known-future covariates 
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gatewise.runtime.encoding import Encoding, Floats
-
-Doubles = NDArray[np.float64]
-Whole = NDArray[np.int64]
+from gatewise.runtime.rows import Doubles, Rows, Whole
 
 OWN_CHANNELS = ("target", "shown", "step")
 SMALLEST_SHARES = (1e-4, 1e-9)
@@ -79,27 +76,6 @@ class Shape:
         return 1 + len(self.lags)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """N series of R rows in all, as a forecaster's windows are cut from them.
-
-    Attributes:
-        offsets: int64 [N+1]; series i has the rows offsets[i] to offsets[i+1], those of its future among them.
-        y: [R] target; NaN where it is unknown.
-        truths: [R] target to score and train on: NaN where y was filled in, too.
-        past: float32 [R, P] past covariates, encoded.
-        known: float32 [R, K] what is known in advance, encoded.
-        static: float32 [N, S] static covariates, encoded.
-    """
-
-    offsets: Whole
-    y: Doubles
-    truths: Doubles
-    past: Floats
-    known: Floats
-    static: Floats
-
-
 class Windows:
     """How windows are gathered from rows.
 
@@ -110,84 +86,94 @@ class Windows:
     """
 
     def __init__(self, rows: Rows, encoding: Encoding, shape: Shape):
-        self.shape = shape
-        self.starts, self.stops = rows.offsets[:-1], rows.offsets[1:]
-        self.y, self.truths = rows.y, rows.truths
-        self._filled = forward_filled(rows.y, rows.offsets)
-        self._range = _range_so_far(self._filled, rows.offsets)
-        self._past, self._known, self._static = rows.past, rows.known, rows.static
+        self.rows, self.shape = rows, shape
         self.channels = channels(shape, encoding)
+        self._encoding = encoding
+        self._widths = len(encoding.past), len(encoding.future) + len(encoding.calendar)
 
     def gather(self, origins: Origins) -> Batch:
         """Cut the windows of some origins [B]."""
-        window, horizon, lags = self.shape.window, self.shape.horizon, self.shape.lags
-        start, stop, origin = (
-            a[:, None] for a in (self.starts[origins.series], self.stops[origins.series], origins.row)
-        )
-        rows = origin + np.arange(-window, horizon)
-        inside = (rows >= start) & (rows < stop)
-        rows = np.clip(rows, start, stop - 1)
+        window, horizon = self.shape.window, self.shape.horizon
+        series, origin = origins.series, origins.row
+        y = self._since_start(origins, self.rows.shown(series, origin - window, window), window, np.nan)
+        last = self.rows.filled(series, origin - 1, 1)
+        level, scale = _level_and_scale(y, last, self.rows.spread(origin - 1)[:, None])
 
-        y = np.where(inside, self.y[rows], np.nan)
-        last = self._filled[origin - 1]
-        level, scale = _level_and_scale(y[:, :window], last, self._range[origin - 1])
-        scaled = np.clip((y - level) / scale, -LARGEST_INPUT, LARGEST_INPUT)
+        x = np.zeros((len(origins), window + horizon, len(self.channels)), np.float32)
+        candidates = np.empty((len(origins), horizon, self.shape.candidates), np.float32)
         shown = ~np.isnan(y)
-        shown[:, window:] = False
-
-        truth = np.clip((self.truth(origins) - level) / scale, -LARGEST_TRUTH, LARGEST_TRUTH)
-        lagged = [self._lagged(origins, lag) for lag in lags]
-        seasonal = [
-            np.clip(np.nan_to_num((values - level) / scale), -LARGEST_INPUT, LARGEST_INPUT) for values in lagged
-        ]
-
-        x = np.zeros((*rows.shape, len(self.channels)), np.float32)
-        x[:, :, 0] = np.where(shown, scaled, 0.0)
-        x[:, :, 1] = shown
+        x[:, :window, 0] = _cut(_zero_where(~shown, (y - level) / scale), LARGEST_INPUT)
+        x[:, :window, 1] = shown
         x[:, window:, 2] = np.arange(1, horizon + 1) / horizon
         column = len(OWN_CHANNELS)
-        for values in seasonal:
-            x[:, :, column] = values
+        naive = (last - level) / scale
+        candidates[:, :, 0] = naive
+        for number, lag in enumerate(self.shape.lags, 1):
+            lagged = (self._lagged(origins, lag) - level) / scale
+            unknown = np.isnan(lagged)
+            ahead = lagged[:, window:]
+            candidates[:, :, number] = np.where(unknown[:, window:], naive, ahead) if unknown.any() else ahead
+            x[:, :, column] = _cut(_zero_where(unknown, lagged), LARGEST_INPUT)
             column += 1
-        covariates = (self._past, self._known)
-        for values, columns in zip(covariates, (v.shape[1] for v in covariates), strict=True):
-            x[:, :, column : column + columns] = np.where(inside[..., None], values[rows], 0.0)
-            column += columns
-        x[:, window:, len(OWN_CHANNELS) + len(lags) :][:, :, : self._past.shape[1]] = 0.0
-        x[:, :, column:] = self._static[origins.series][:, None]
-
-        candidates = [self.repeat(origins, 1), *(self.repeat(origins, lag) for lag in lags)]
-        return Batch(
-            x,
-            ((np.stack(candidates, -1) - level[..., None]) / scale[..., None]).astype(np.float32),
-            truth.astype(np.float32),
-            level,
-            scale,
-        )
+        past, known = self._widths
+        if past:
+            values = self.rows.past(series, origin - window, window)
+            x[:, :window, column : column + past] = self._since_start(origins, values, window, 0.0)
+            column += past
+        if known:
+            values = self._since_start(origins, self._known(origins, window), window, 0.0)
+            x[:, :, column : column + known] = values
+            column += known
+        x[:, :, column:] = self.rows.static[series][:, None]
+        truth = _cut((self.truth(origins) - level) / scale, LARGEST_TRUTH)
+        return Batch(x, candidates, truth.astype(np.float32), level, scale)
 
     def repeat(self, origins: Origins, lag: int) -> Doubles:
         """[B, h] the last ``lag`` values over and over: naive for 1, seasonal naive for a season."""
-        last = self._filled[origins.row - 1][:, None]
-        values = self._lagged(origins, lag)[:, self.shape.window :]
+        last = self.rows.filled(origins.series, origins.row - 1, 1)
+        values = self._lagged(origins, lag, window=0)
         return np.where(np.isnan(values), last, values)
 
     def truth(self, origins: Origins) -> Doubles:
         """[B, h] the target in the units of the table; NaN where it is unknown."""
-        rows = origins.row[:, None] + np.arange(self.shape.horizon)
-        inside = rows < self.stops[origins.series][:, None]
-        return np.where(inside, self.truths[np.minimum(rows, len(self.y) - 1)], np.nan)
+        values = self.rows.truths(origins.series, origins.row, self.shape.horizon)
+        return self._until_stop(origins, values, np.nan)
 
     def ready(self, origins: Origins) -> NDArray[np.bool_]:
         """[B] whether all is known of the horizon that must be known in advance."""
-        rows = origins.row[:, None] + np.arange(self.shape.horizon)
-        return np.isnan(self._known[np.minimum(rows, len(self.y) - 1)]).sum((1, 2)) == 0
+        if not self._encoding.future:
+            return np.ones(len(origins), bool)
+        return np.isnan(self._known(origins, 0)).sum((1, 2)) == 0
 
-    def _lagged(self, origins: Origins, lag: int) -> Doubles:
+    def _known(self, origins: Origins, window: int) -> Floats:
+        """[B, W+h, K], 0 after the series' last row."""
+        first, count = origins.row - window, window + self.shape.horizon
+        values = self.rows.known(origins.series, first, count)
+        return self._until_stop(origins, values, 0.0)
+
+    def _lagged(self, origins: Origins, lag: int, window: int | None = None) -> Doubles:
         """[B, W+h] the last known value whole multiples of ``lag`` steps back; NaN before the series' start."""
-        steps = np.concatenate([np.arange(-self.shape.window, 0), np.arange(self.shape.horizon) % lag])
-        rows = origins.row[:, None] + steps - lag
-        start = self.starts[origins.series][:, None]
-        return np.where(rows >= start, self._filled[np.maximum(rows, start)], np.nan)
+        window, horizon = self.shape.window if window is None else window, self.shape.horizon
+        first, count = origins.row - window - lag, window + min(lag, horizon)
+        values = self.rows.filled(origins.series, first, count)
+        values = self._since_start(origins, values, window + lag, np.nan)
+        if lag >= horizon:
+            return values
+        return values[:, np.concatenate([np.arange(window), window + np.arange(horizon) % lag])]
+
+    def _since_start(self, origins: Origins, values: NDArray[Any], back: int, blank: float) -> NDArray[Any]:
+        """Values [B, n, …] from ``back`` rows before the origins on, blank before the series' start."""
+        before = self.rows.starts[origins.series] - origins.row + back
+        if before.max(initial=0) > 0:
+            values[np.arange(values.shape[1]) < before[:, None]] = blank
+        return values
+
+    def _until_stop(self, origins: Origins, values: NDArray[Any], blank: float) -> NDArray[Any]:
+        """Values [B, n, …] that end with the horizon, blank after the series' last row."""
+        after = origins.row + self.shape.horizon - self.rows.stops[origins.series]
+        if after.max(initial=0) > 0:
+            values[np.arange(values.shape[1], 0, -1) <= after[:, None]] = blank
+        return values
 
 
 def channels(shape: Shape, encoding: Encoding) -> tuple[str, ...]:
@@ -195,30 +181,24 @@ def channels(shape: Shape, encoding: Encoding) -> tuple[str, ...]:
     return (*OWN_CHANNELS, *(f"lag {lag}" for lag in shape.lags), *encoding.channels())
 
 
-def forward_filled(values: Doubles, offsets: Whole) -> Doubles:
-    """Each NaN replaced by the last value before it in its series; NaN only before a series' first value."""
-    rows = np.arange(len(values))
-    before = np.maximum.accumulate(np.where(np.isnan(values), -1, rows)) if len(values) else rows
-    start = np.repeat(offsets[:-1], np.diff(offsets))
-    return np.where(before >= start, values[before], np.nan)
-
-
 def _level_and_scale(history: Doubles, last: Doubles, range_so_far: Doubles) -> tuple[Doubles, Doubles]:
     """Mean and standard deviation [B, 1] of the shown values; the last value where none is shown."""
     shown = ~np.isnan(history)
     count = np.maximum(shown.sum(1, keepdims=True), 1)
-    level = np.where(shown, history, 0.0).sum(1, keepdims=True) / count
+    level = _zero_where(~shown, history.copy()).sum(1, keepdims=True) / count
     level = np.where(shown.any(1, keepdims=True), level, last)
-    deviation = np.where(shown, history - level, 0.0)
+    deviation = _zero_where(~shown, history - level)
     scale = np.sqrt((deviation**2).sum(1, keepdims=True) / count)
     of_range, of_level = SMALLEST_SHARES
     return level, np.maximum(scale, np.maximum(of_range * range_so_far, of_level * np.abs(level)) + SMALLEST_SCALE)
 
 
-def _range_so_far(filled: Doubles, offsets: Whole) -> Doubles:
-    """[R] the largest minus the smallest value of each series up to each row."""
-    spread = np.zeros(len(filled))
-    for start, stop in pairwise(offsets.tolist()):
-        values = filled[start:stop]
-        spread[start:stop] = np.fmax.accumulate(values) - np.fmin.accumulate(values)
-    return np.where(np.isnan(spread), 0.0, spread)
+def _zero_where(mask: NDArray[np.bool_], values: Doubles) -> Doubles:
+    """The values, changed in place: 0 where the mask is true, which is seldom anywhere."""
+    if mask.any():
+        values[mask] = 0.0
+    return values
+
+
+def _cut(values: Doubles, largest: float) -> Doubles:
+    return np.minimum(np.maximum(values, -largest, out=values), largest, out=values)

@@ -78,7 +78,8 @@ class Group:
         places = torch.zeros(self.size, 2, len(numbers))
         places[self.rank, 0] = own
         places[self.rank, 1] = (own - places[self.rank, 0]).nan_to_num(0.0, 0.0, 0.0)
-        flat = torch.cat([*(tensor.ravel() for tensor in tensors), places.ravel().to(self._device(tensors))])
+        device = self._device(tensors)
+        flat = torch.cat([part.ravel().to(device) for part in (*tensors, places)])
         with _in_touch():
             distributed.all_reduce(flat)
         *parts, sums = flat.split([*(tensor.numel() for tensor in tensors), places.numel()])
@@ -132,7 +133,7 @@ def joined_group() -> Generator[Group]:
         return
     try:
         with _in_touch():
-            store, rank, size = next(distributed.rendezvous("env://"))
+            store, rank, size = next(distributed.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, store=fresh_store(store, rank, size), rank=rank, world_size=size)
     except ValueError as error:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gatewise.errors import InputError
 from gatewise.train.checkpoint import Checkpoints
+from gatewise.train.gradients import Gradients
 from gatewise.train.group import Part
 from gatewise.train.history import Epoch, History, OnEpoch, OnEvent, OnStep, Step
 from gatewise.train.plan import Plan
@@ -154,18 +155,22 @@ class _Work(Generic[Batch]):
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         run.hold_carried()
-        run.optimizer.zero_grad()
-        mine, count, culprit = self._gradients()
-        total, count, *wishes = self._summed(mine, count, *stop.wishes())
+        # What Optimizer.zero_grad does, without what it does around it.
+        for parameter in run.parameters:
+            parameter.grad = None
+        mine, values, culprit = self._gradients()
+        gradients = Gradients(run.parameters, run.group, mine, values, *stop.wishes())
+        total, count, *wishes = gradients.numbers
         mean = total / max(count, 1)
-        norm = self._average(count)
-        if not (math.isfinite(mean) and math.isfinite(norm.item())):
-            self._diverge(mean, norm.item(), culprit, blamed=not math.isfinite(mine))
-        self._clip(norm)
+        gradients.scale(1 / max(count, 1))
+        norm = gradients.norm()
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            self._diverge(mean, norm, culprit, blamed=not math.isfinite(mine))
+        self._clip(gradients, norm)
         run.optimizer.step()
         run.step += 1
         run.average.update(run.steps_done())
-        result = Step(run.epoch, run.step, mean, rate, norm.item(), int(count), time.perf_counter() - started)
+        result = Step(run.epoch, run.step, mean, rate, norm, int(count), time.perf_counter() - started)
         run.sums.add(result)
         return result, Stop.granted(wishes)
 
@@ -186,29 +191,13 @@ class _Work(Generic[Batch]):
             total, count = total + value, count + values
         return total, count, culprits[-1]
 
-    def _summed(self, *numbers: float) -> list[float]:
-        """Sum the gradients over the processes; the sums of some numbers."""
-        run = self._run
-        if run.group.size > 1:
-            # A part without rows may have reached no weight, and all processes must send the same.
-            for p in run.parameters:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        return run.group.sum([p.grad for p in run.parameters if p.grad is not None], *numbers)
-
-    def _average(self, count: float) -> Tensor:
-        """Turn the gradients from sums into means over the batch; their norm."""
-        gradients = [p.grad for p in self._run.parameters if p.grad is not None]
-        for gradient in gradients:
-            gradient.mul_(1 / max(count, 1))
-        return nn.utils.get_total_norm(gradients)
-
-    def _clip(self, norm: Tensor) -> None:
-        plan, parameters = self._run.plan, self._run.parameters
+    def _clip(self, gradients: Gradients, norm: float) -> None:
+        plan = self._run.plan
         if plan.clip_value is not None:
-            nn.utils.clip_grad_value_(parameters, plan.clip_value)
-            norm = nn.utils.get_total_norm(p.grad for p in parameters if p.grad is not None)
-        if plan.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, plan.clip_norm, norm)
+            gradients.cut(plan.clip_value)
+            norm = gradients.norm()
+        if plan.clip_norm is not None and norm > plan.clip_norm:
+            gradients.scale(plan.clip_norm / norm)
 
     def _diverge(self, mean: float, norm: float, batch: Batch, *, blamed: bool) -> None:
         """Say what went wrong: all processes the same, of the part whose loss it was if one can be blamed."""

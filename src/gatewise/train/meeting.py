@@ -2,16 +2,20 @@
 
 import time
 import uuid
+from typing import TYPE_CHECKING
 
-from torch.distributed import PrefixStore, Store
+from torch import distributed
 
 from gatewise.errors import LostProcessError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 LIMIT = 1800.0
 """Seconds to wait for a process, as in torch.distributed."""
 
 
-def fresh_store(store: Store, rank: int, size: int, *, limit: float = LIMIT) -> Store:
+def fresh_store(store: "Store", rank: int, size: int, *, limit: float = LIMIT) -> "Store":
     """A part of a store that holds nothing yet, the same for all processes of a group.
 
     When torchrun starts workers anew it keeps the store in which they meet, and with it the addresses of those that
@@ -35,10 +39,10 @@ def fresh_store(store: Store, rank: int, size: int, *, limit: float = LIMIT) -> 
         store.set(f"gatewise/{name}/{rank}", "here")
     else:
         _tell(store, name, size, time.monotonic() + limit)
-    return PrefixStore(f"gatewise/{name}", store)
+    return distributed.PrefixStore(f"gatewise/{name}", store)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _tell(store: Store, name: str, size: int, deadline: float) -> None:
+def _tell(store: "Store", name: str, size: int, deadline: float) -> None:
     """Answer the others until each has said that it knows the name: what it asked before may be of an earlier one."""
     awaited = list(range(1, size))
     while awaited:

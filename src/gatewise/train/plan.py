@@ -18,7 +18,7 @@ from gatewise.errors import InputError
 LAST_RATE = 0.01
 """Of a cosine schedule, as a share of its highest."""
 
-_OWN = {"adamw": "AdamW", "sgd": "SGD"}
+_FUSED = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,10 @@ def make_optimizer(plan: Plan, parameters: Iterable[Tensor]) -> torch.optim.Opti
         options["weight_decay"] = plan.weight_decay
     if kind is torch.optim.SGD:
         options["momentum"] = plan.momentum
+    parameters = list(parameters)
+    if "fused" in accepted and all(parameter.device.type in _FUSED for parameter in parameters):
+        # One call for all weights; with the few and small ones of an LSTM the calls are what costs.
+        options["fused"] = True
     return kind(parameters, **options)
 
 

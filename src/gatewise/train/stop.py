@@ -13,7 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stop:
     """While it is entered, the first Ctrl-C or SIGTERM is noted instead of obeyed.
 
-    A second Ctrl-C raises KeyboardInterrupt at once. In threads other than the main one, which cannot take signals,
+    A second Ctrl-C raises KeyboardInterrupt at once. One that is entered inside another tells it too: the inner may be
+    over before it could grant the wish. In threads other than the main one, which cannot take signals,
     nothing changes.
 
     Attributes:
@@ -51,3 +52,6 @@ class Stop:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = self.signal or number
+        outer = getattr(self._before[number], "__self__", None)
+        if isinstance(outer, Stop):
+            outer._note(number, frame)

@@ -1,35 +1,47 @@
 """The covariates of a panel, encoded by statistics that are learned from its training rows and kept with the model."""
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from gatewise.data import Panel, calendar_names, clock
+from gatewise.data import AnyPanel, Frequency, Panel, calendar_names, clock
+from gatewise.data.windows import OriginRanges
 from gatewise.errors import InputError
 from gatewise.runtime.encoding import Category, Encoding, Numeric
 
 MAX_CATEGORIES = 100
 SMALLEST_SPREAD = 1e-12
+ROWS_AT_ONCE = 2**18
 _YEAR = 365.25 * 86400
 
 
-def fit_encoding(panel: Panel, train_ends: np.ndarray) -> Encoding:
+def fit_encoding(panel: AnyPanel, train_ends: np.ndarray) -> Encoding:
     """Learn the statistics from the rows before ``train_ends`` [N]."""
-    rows = np.arange(len(panel.y)) < np.repeat(train_ends, np.diff(panel.offsets))
-    columns = panel.columns
+    training, columns = OriginRanges(panel.starts, train_ends - 1), panel.columns
+
+    def parts(values: np.ndarray, column: int) -> Iterator[np.ndarray]:
+        return (values[part.row, column] for part in training.parts(ROWS_AT_ONCE))
+
     return Encoding(
-        past=tuple(_numeric(name, panel.past[rows, i]) for i, name in enumerate(columns.past)),
-        future=tuple(_numeric(name, panel.future[rows, i]) for i, name in enumerate(columns.future)),
+        past=tuple(_numeric(name, partial(parts, panel.past, i)) for i, name in enumerate(columns.past)),
+        future=tuple(_numeric(name, partial(parts, panel.future, i)) for i, name in enumerate(columns.future)),
         static=tuple(_static(panel.static[name]) for name in columns.static),
         calendar=_calendar(panel),
     )
 
 
+def check_calendar(encoding: Encoding, frequency: Frequency) -> None:
+    """Raises `InputError` if time of this frequency lacks calendar features of the encoding."""
+    if not set(encoding.calendar) <= set(calendar_names(frequency)):
+        raise InputError(f"the model wants {', '.join(encoding.calendar)}, which this time does not have.")
+
+
 def known(encoding: Encoding, panel: Panel) -> np.ndarray:
     """float32 [R, K]: what is known of every row in advance, standardised covariates and calendar features."""
-    if not set(encoding.calendar) <= set(calendar_names(panel.frequency)):
-        raise InputError(f"the model wants {', '.join(encoding.calendar)}, which this time does not have.")
+    check_calendar(encoding, panel.frequency)
     return encoding.known(panel.future, clock(panel.time) if encoding.calendar else None)
 
 
@@ -38,7 +50,7 @@ def unknown(encoding: Encoding, panel: Panel) -> np.ndarray:
     return encoding.unknown(panel.past)
 
 
-def constant(encoding: Encoding, panel: Panel) -> np.ndarray:
+def constant(encoding: Encoding, panel: AnyPanel) -> np.ndarray:
     """float32 [N, S]: the static covariates."""
     values: dict[str, np.ndarray[Any, Any]] = {}
     for covariate in encoding.static:
@@ -52,16 +64,26 @@ def constant(encoding: Encoding, panel: Panel) -> np.ndarray:
     return encoding.constant(values, len(panel.ids))
 
 
-def _numeric(name: str, values: np.ndarray) -> Numeric:
-    values = values[np.isfinite(values)].astype(np.float64)
-    mean, std = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
+def _numeric(name: str, parts: Callable[[], Iterable[np.ndarray]]) -> Numeric:
+    """Mean and standard deviation of the finite values of all parts, which are gone through twice."""
+
+    def finite() -> Iterator[np.ndarray]:
+        return (part[np.isfinite(part)].astype(np.float64) for part in parts())
+
+    count, total = 0, 0.0
+    for values in finite():
+        count += len(values)
+        total += values.sum()
+    mean = float(total / max(count, 1))
+    std = float(np.sqrt(sum(((values - mean) ** 2).sum() for values in finite()) / max(count, 1)))
     # The mean of equal values may be off by a rounding, which must not become their spread.
     return Numeric(name, mean, std if std > SMALLEST_SPREAD * abs(mean) else 1.0)
 
 
 def _static(values: pl.Series) -> Numeric | Category:
     if _is_number(values):
-        return _numeric(values.name, values.cast(pl.Float64).to_numpy())
+        numbers = values.cast(pl.Float64).to_numpy()
+        return _numeric(values.name, lambda: [numbers])
     categories = tuple(values.cast(pl.String).unique().sort())
     if len(categories) > MAX_CATEGORIES:
         raise InputError(
@@ -75,10 +97,11 @@ def _is_number(values: pl.Series) -> bool:
     return values.dtype.is_numeric() or values.dtype == pl.Boolean
 
 
-def _calendar(panel: Panel) -> tuple[str, ...]:
+def _calendar(panel: AnyPanel) -> tuple[str, ...]:
     names = calendar_names(panel.frequency)
     if not names:
         return ()
     # Where in the year a stamp lies teaches nothing before the year has come round once.
-    seconds = (panel.time.max() - panel.time.min()).total_seconds()  # type: ignore[operator]  # stamps, not integers
+    first, last = panel.span()
+    seconds = (last - first).total_seconds()
     return tuple(name for name in names if seconds > 1.5 * _YEAR or "_of_year" not in name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 import narwhals as nw
 import polars as pl
 
-from gatewise.data import to_polars, with_future
+from gatewise.data import Store, to_polars, to_table, whole, with_future
 from gatewise.errors import InputError
 from gatewise.tasks.forecast.evaluate import evaluate
 from gatewise.tasks.forecast.model import ForecastModel
@@ -62,7 +62,8 @@ class Forecaster(Settings):
         """Train on a long table.
 
         Args:
-            frame: one row per series and time: a Polars, pandas or pyarrow frame, or the path of a table.
+            frame: one row per series and time: a Polars, pandas or pyarrow frame, or the path of a table; or a
+                store, or its path.
             y: None; here because scikit-learn's tools pass it. The target is a column of the frame.
             watch: told of the data, every step and every epoch.
             checkpoints: a folder for the last two checkpoints of the training; by default none are saved.
@@ -77,7 +78,7 @@ class Forecaster(Settings):
         from gatewise.tasks.forecast.training import Silent
 
         self.model_, self.fitted_ = fit_model(
-            self, to_polars(frame), watch or Silent(), checkpoints=checkpoints, resume=resume
+            self, to_table(frame), watch or Silent(), checkpoints=checkpoints, resume=resume
         )
         self._backend = _backend_of(frame)
         if self.fitted_.history.interrupted:
@@ -103,10 +104,10 @@ class Forecaster(Settings):
             if future is not None:
                 raise InputError("future rows need the history that they follow: give the frame too.")
             return _like(model.predict(self.fitted_.panel), self._backend)
-        df = to_polars(frame)
+        table = to_table(frame)
         if future is not None:
-            df = with_future(df, to_polars(future), model.columns)
-        panel, notes = model.read(df)
+            table = with_future(whole(table), to_polars(future), model.columns)
+        panel, notes = model.read(table)
         for note in notes:
             warnings.warn(note, stacklevel=2)
         return _like(model.predict(panel), _backend_of(frame))
@@ -129,7 +130,7 @@ class Forecaster(Settings):
             InputError: there is nothing to score, or ``truth`` does not follow the table.
         """
         later = None if truth is None else to_polars(truth)
-        return evaluate(self._model(), to_polars(frame), truth=later, stride=stride, in_sample=in_sample)
+        return evaluate(self._model(), to_table(frame), truth=later, stride=stride, in_sample=in_sample)
 
     def save(self, path: str | Path) -> None:
         """Write the model file (.safetensors)."""
@@ -167,8 +168,8 @@ class Forecaster(Settings):
 
 
 def _backend_of(frame: object) -> Any:
-    """The library of a frame; None for Polars and for paths."""
-    if isinstance(frame, str | Path | pl.DataFrame | pl.LazyFrame):
+    """The library of a frame; None for Polars, for paths and for stores."""
+    if isinstance(frame, str | Path | Store | pl.DataFrame | pl.LazyFrame):
         return None
     return nw.from_native(frame).implementation  # type: ignore[call-overload]  # to_polars has accepted the frame
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gatewise.data import Panel
+from gatewise.data import AnyPanel, Store
 from gatewise.data.windows import OriginRanges
 from gatewise.errors import InputError
 from gatewise.runtime.windows import Origins, Windows
-from gatewise.tasks.forecast.metrics import score, seasonal_scale, series_mase
-from gatewise.tasks.forecast.model import ForecastModel, moments, moments_of, names_of
+from gatewise.tasks.forecast.metrics import Scores, seasonal_scale
+from gatewise.tasks.forecast.model import ForecastModel, moments, moments_of, names_of, some
 
 OURS, NAIVE, SEASONAL = "gatewise", "naive", "seasonal naive"
 
@@ -20,7 +20,7 @@ Notes = tuple[str, ...]
 
 def evaluate(
     model: ForecastModel,
-    df: pl.DataFrame,
+    table: pl.DataFrame | Store,
     *,
     truth: pl.DataFrame | None = None,
     stride: int | None = None,
@@ -36,17 +36,19 @@ def evaluate(
     if in_sample and truth is not None:
         raise InputError("truth is scored out of sample; give either truth or in_sample.")
     if truth is None:
-        panel, notes = model.read(df, forecasting=False)
+        panel, notes = model.read(table, forecasting=False)
         first, what = first_after(panel, model.cutoffs), "rows after each series' training cut-off"
     else:
-        panel, notes, first = _with_truth(model, df, truth)
+        if isinstance(table, Store):
+            raise InputError(f"truth cannot follow the store {table.path}: prepare a store of both, or give tables.")
+        panel, notes, first = _with_truth(model, table, truth)
         what = "the rows of truth, after the end of the table"
     if in_sample:
-        first, what = panel.offsets[:-1], "IN-SAMPLE: the whole table, rows that the model was trained on too"
+        first, what = panel.starts, "IN-SAMPLE: the whole table, rows that the model was trained on too"
     elif truth is None:
         new = sum(name not in model.cutoffs for name in names_of(panel))
         what += f"; {new:,} of {len(panel.ids):,} series were not in training and are scored whole" * (new > 0)
-    early = panel.offsets[:-1] + (1 if model.short == "pad" else model.shape.window)
+    early = panel.starts + (1 if model.short == "pad" else model.shape.window)
     if truth is not None and (first < early).any():
         what += f"; {int(np.maximum(early - first, 0).sum()):,} rows too early in their series for a window are not"
     origins = OriginRanges(np.maximum(first, early), panel.ends - 1).onward(stride or model.shape.horizon)
@@ -58,14 +60,20 @@ def evaluate(
     return scored(model, panel, model.inputs(panel), origins, "; ".join((what, *notes)))[0]
 
 
-def first_after(panel: Panel, cutoffs: Mapping[str, int]) -> np.ndarray:
+def first_after(panel: AnyPanel, cutoffs: Mapping[str, int]) -> np.ndarray:
     """int64 [N]: the first row after each series' cut-off; the first row of all where a series has none."""
     cut = np.array([cutoffs.get(name, np.iinfo(np.int64).min) for name in names_of(panel)])
-    before = np.concatenate([[0], np.cumsum(moments(panel.time) <= np.repeat(cut, np.diff(panel.offsets)))])
-    return panel.offsets[:-1] + before[panel.offsets[1:]] - before[panel.offsets[:-1]]
+    low, high = panel.starts.copy(), panel.stops.copy()
+    # Stamps ascend: halving finds the row in all series at once, without the stamps of all rows.
+    while len(series := np.flatnonzero(low < high)):
+        middle = (low[series] + high[series]) // 2
+        before = moments(panel.stamps(series, middle)) <= cut[series]
+        low[series[before]] = middle[before] + 1
+        high[series[~before]] = middle[~before]
+    return low
 
 
-def _with_truth(model: ForecastModel, df: pl.DataFrame, truth: pl.DataFrame) -> tuple[Panel, Notes, np.ndarray]:
+def _with_truth(model: ForecastModel, df: pl.DataFrame, truth: pl.DataFrame) -> tuple[AnyPanel, Notes, np.ndarray]:
     """The table with the rows of truth below it, what was left out, and the first row of truth of each series [N]."""
     history, _ = model.read(df, forecasting=False)
     columns = model.columns
@@ -107,7 +115,7 @@ def _without_future(df: pl.DataFrame, model: ForecastModel) -> pl.DataFrame:
 
 
 def scored(
-    model: ForecastModel, panel: Panel, inputs: Windows, origins: Origins, what: str
+    model: ForecastModel, panel: AnyPanel, inputs: Windows, origins: Origins, what: str
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Score a model on some windows, and the baselines on the same windows.
 
@@ -125,36 +133,41 @@ def scored(
     Raises:
         InputError: no window has all its known-future covariates, or none has a known target.
     """
-    season, levels = model.season, model.levels
-    ready = inputs.ready(origins)
+    season, levels, horizon = model.season, model.levels, model.shape.horizon
+    ready = np.concatenate([inputs.ready(part) for part in some(inputs, origins)])
     if not ready.all():
         what += f"; {int((~ready).sum()):,} windows without {', '.join(model.columns.future)} for all steps are not"
         origins = origins.take(ready)
-    truth = inputs.truth(origins)
-    known = ~np.isnan(truth)
-    if not known.any():
+    values = sum(int((~np.isnan(inputs.truth(part))).sum()) for part in some(inputs, origins))
+    if not values:
         raise InputError(
             f"there is nothing to score ({what}): no window has a known target and all that must be known of its "
             "horizon."
         )
     first = panel.ends.copy()
     np.minimum.at(first, origins.series, origins.row)
-    scale = seasonal_scale(inputs.truths, panel.offsets[:-1], first, season)
-    quantiles = model.forecast(inputs, origins)
-    forecasts = {OURS: quantiles, NAIVE: inputs.repeat(origins, 1)[..., None]}
-    if season > 1:
-        forecasts[SEASONAL] = inputs.repeat(origins, season)[..., None]
-    scores = {name: score(values, truth, origins.series, scale, levels) for name, values in forecasts.items()}
+    scale = seasonal_scale(lambda series, rows: inputs.rows.truths(series, rows, 1)[:, 0], panel.starts, first, season)
+    lags = {NAIVE: 1} | ({SEASONAL: season} if season > 1 else {})
+    ours = Scores(scale, levels, horizon, point=False)
+    others = {name: Scores(scale, levels, horizon, point=True) for name in lags}
+    # Where no series has a MASE, its mean absolute error ranks it.
+    ranks = ours if not np.isnan(scale).all() else Scores(np.ones_like(scale), levels, horizon, point=False)
+    for part in some(inputs, origins):
+        truth, quantiles = inputs.truth(part), model.forecast(inputs, part)
+        ours.add(quantiles, truth, part.series)
+        if ranks is not ours:
+            ranks.add(quantiles, truth, part.series)
+        for name, lag in lags.items():
+            others[name].add(inputs.repeat(part, lag)[..., None], truth, part.series)
+    results = {name: scores.result() for name, scores in {OURS: ours, **others}.items()}
     metrics = {
         "scored": what,
         "series": len(np.unique(origins.series)),
         "windows": len(origins),
-        "values": int(known.sum()),
+        "values": values,
         "season": season,
-        "models": list(forecasts),
-        "overall": {name: values["overall"] for name, values in scores.items()},
-        "by_step": {name: values["by_step"] for name, values in scores.items()},
+        "models": list(results),
+        "overall": {name: result["overall"] for name, result in results.items()},
+        "by_step": {name: result["by_step"] for name, result in results.items()},
     }
-    yardstick = scale if not np.isnan(scale).all() else np.ones_like(scale)
-    median = quantiles[..., list(levels).index(0.5)]
-    return metrics, series_mase(median, truth, origins.series, yardstick)
+    return metrics, ranks.series_mase()

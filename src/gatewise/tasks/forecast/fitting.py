@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from gatewise.data import Columns, Panel, build_panel
-from gatewise.data.windows import extend
+from gatewise.data import AnyPanel, Columns, Store, build_panel
+from gatewise.data.windows import SomePanel, extend
 from gatewise.models import Network
 from gatewise.runtime.forecast import architecture
 from gatewise.runtime.windows import Shape
@@ -25,6 +25,7 @@ from gatewise.tasks.forecast.resolve import (
     choose_lags,
     drop_short,
     resolve_columns,
+    settings_of_store,
     unused_time_column,
     usual_holdout,
     usual_season,
@@ -53,7 +54,7 @@ class Fitted:
         settings: with season, window and holdout as they were chosen.
     """
 
-    panel: Panel
+    panel: AnyPanel
     split: Split
     summary: Summary
     history: History
@@ -62,20 +63,20 @@ class Fitted:
 
 def fit_model(
     settings: Settings,
-    df: pl.DataFrame,
+    table: pl.DataFrame | Store,
     watch: Watcher,
     *,
     checkpoints: str | Path | None = None,
     resume: bool = False,
     save_every: int = STEPS_PER_EPOCH,
 ) -> tuple[ForecastModel, Fitted]:
-    """Train a forecaster on a long table.
+    """Train a forecaster on a long table, or on a store of one.
 
     Fits in several threads take turns, so that each gives what it would alone.
 
     Args:
         settings: of the forecaster.
-        df: one row per series and time.
+        table: one row per series and time.
         watch: told of the data, every step and every epoch.
         checkpoints: a folder for the run's last two checkpoints; None for none.
         resume: whether to go on from the last of them, if there is one.
@@ -86,8 +87,7 @@ def fit_model(
         StoppedError: a signal came before the first epoch was over, so there is no model yet.
     """
     settings.check()
-    panel = build_panel(df, resolve_columns(df, settings), missing=settings.missing)
-    settings, panel, notes = _settle(settings, panel)
+    settings, panel, notes = series_of(settings, table)
     summary = [*_describe(settings, panel.columns), *panel.summary()]
     panel = extend(panel, settings.horizon)
     window, season = settings.window or 1, settings.season or 1
@@ -107,7 +107,7 @@ def fit_model(
             ("window and horizon", f"{window} and {settings.horizon} steps, season {season}"),
             ("LSTM inputs", ", ".join(inputs.channels)),
             ("weights", f"{sum(p.numel() for p in network.parameters()):,}"),
-            *(("note", note) for note in (*notes, *unused_time_column(df, panel.columns))),
+            *(("note", note) for note in notes),
         ]
         watch.begin(summary, plan)
         started = time.perf_counter()
@@ -164,7 +164,16 @@ def _own_randomness(seed: int) -> Generator[None]:
         restore_random_states(before)
 
 
-def _settle(settings: Settings, panel: Panel) -> tuple[Settings, Panel, tuple[str, ...]]:
+def series_of(settings: Settings, table: pl.DataFrame | Store) -> tuple[Settings, AnyPanel, tuple[str, ...]]:
+    """The series of a table or a store, with the settings as they are chosen for them, and notes for the user."""
+    if isinstance(table, Store):
+        return _settle(settings_of_store(settings, table), table)
+    columns = resolve_columns(table, settings)
+    settings, panel, notes = _settle(settings, build_panel(table, columns, missing=settings.missing))
+    return settings, panel, (*notes, *unused_time_column(table, columns))
+
+
+def _settle(settings: Settings, panel: SomePanel) -> tuple[Settings, SomePanel, tuple[str, ...]]:
     """Choose season, holdout and window where they are not given, and apply the policy for short series."""
     horizon = settings.horizon
     season = settings.season or usual_season(panel.frequency)

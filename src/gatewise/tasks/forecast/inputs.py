@@ -2,13 +2,15 @@
 
 import numpy as np
 
-from gatewise.data import Panel
+from gatewise.data import AnyPanel, Store
 from gatewise.runtime.encoding import Encoding
-from gatewise.runtime.windows import Rows, Shape, Windows
+from gatewise.runtime.rows import ArrayRows
+from gatewise.runtime.windows import Shape, Windows
 from gatewise.tasks.forecast.encoding import constant, known, unknown
+from gatewise.tasks.forecast.stored import StoreRows
 
 
-def windows_of(panel: Panel, encoding: Encoding, shape: Shape) -> Windows:
+def windows_of(panel: AnyPanel, encoding: Encoding, shape: Shape) -> Windows:
     """The windows of a panel.
 
     Args:
@@ -16,13 +18,15 @@ def windows_of(panel: Panel, encoding: Encoding, shape: Shape) -> Windows:
         encoding: of the covariates.
         shape: of the windows.
     """
-    rows = Rows(
+    if isinstance(panel, Store):
+        return Windows(StoreRows(panel, encoding), encoding, shape)
+    rows = ArrayRows(
         offsets=panel.offsets,
         y=panel.y,
         # Filled cells are read, but they are nobody's truth.
-        truths=np.where(panel.missing, np.nan, panel.y),
-        past=unknown(encoding, panel),
-        known=known(encoding, panel),
+        targets=np.where(panel.missing, np.nan, panel.y),
+        before=unknown(encoding, panel),
+        ahead=known(encoding, panel),
         static=constant(encoding, panel),
     )
     return Windows(rows, encoding, shape)

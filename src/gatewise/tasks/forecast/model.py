@@ -1,6 +1,6 @@
 """A trained forecaster: the weights and all that is needed to read a table, as one model file. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
-from gatewise.data import Columns, Frequency, Panel, build_panel
-from gatewise.data.windows import extend
+from gatewise.data import AnyPanel, Columns, Frequency, Store, build_panel
+from gatewise.data.windows import SomePanel, extend
 from gatewise.errors import InputError
 from gatewise.format import Block, ModelFile, load_model, model_path, save_model
 from gatewise.runtime import Model
@@ -17,8 +17,11 @@ from gatewise.runtime.encoding import Encoding
 from gatewise.runtime.forecast import TASK, fits, forecast_windows
 from gatewise.runtime.windows import Origins, Shape, Windows
 from gatewise.tasks.forecast.inputs import windows_of
-from gatewise.tasks.forecast.resolve import drop_short
+from gatewise.tasks.forecast.resolve import check_store, drop_short
 from gatewise.tasks.forecast.settings import Settings
+
+STEPS_AT_ONCE = 2**18
+"""Of forecasts: 6 MiB of them with three levels."""
 
 _UNSAVED = "0" * 64
 """In the place of a file's SHA-256, which only states of streams would need."""
@@ -56,22 +59,29 @@ class ForecastModel:
     cutoffs: Mapping[str, int]
     training: Mapping[str, Any]
 
-    def read(self, df: pl.DataFrame, *, forecasting: bool = True) -> tuple[Panel, tuple[str, ...]]:
+    def read(self, table: pl.DataFrame | Store, *, forecasting: bool = True) -> tuple[AnyPanel, tuple[str, ...]]:
         """The panel of a table, with the horizon added to every series, and what was left out, in words.
 
         Args:
-            df: a table with the columns, the frequency and, where forecasts of its future are wanted, the known
-                covariates of the horizon.
+            table: a table or a store with the columns, the frequency and, where forecasts of its future are wanted,
+                the known covariates of the horizon.
             forecasting: whether known-future covariates of the horizon are needed.
         """
         need_future = self.shape.horizon if forecasting else 0
-        panel = build_panel(df, self.columns, frequency=self.frequency, missing=self.missing, need_future=need_future)
+        if isinstance(table, Store):
+            check_store(table, self.columns, self.frequency, self.missing, need_future)
+            return self._ready(table)
+        return self._ready(
+            build_panel(table, self.columns, frequency=self.frequency, missing=self.missing, need_future=need_future)
+        )
+
+    def _ready(self, panel: SomePanel) -> tuple[SomePanel, tuple[str, ...]]:
         need = f"{self.shape.window} rows of the model's window"
         remedy = "Give more of their history, or fit the model with a shorter window, or with --short pad or drop."
         panel, notes = drop_short(panel, self.shape.window, self.short, need, remedy)
         return extend(panel, self.shape.horizon), notes
 
-    def inputs(self, panel: Panel) -> Windows:
+    def inputs(self, panel: AnyPanel) -> Windows:
         """The windows of a panel."""
         return windows_of(panel, self.encoding, self.shape)
 
@@ -80,24 +90,33 @@ class ForecastModel:
         # Made for each call, which is little beside a forecast: what is kept is plain data.
         return forecast_windows(Model(self.file(), _UNSAVED), inputs, origins)
 
-    def predict(self, panel: Panel, inputs: Windows | None = None) -> pl.DataFrame:
+    def predict(self, panel: AnyPanel, inputs: Windows | None = None) -> pl.DataFrame:
         """The forecast of every series' future as a table: its id, its time, and a column for each level.
 
         Raises:
             InputError: a known-future covariate of the horizon is missing.
         """
+        return pl.concat(self.predict_parts(panel, inputs))
+
+    def predict_parts(self, panel: AnyPanel, inputs: Windows | None = None) -> Iterator[pl.DataFrame]:
+        """``predict``, some series at a time."""
         inputs = inputs or self.inputs(panel)
         horizon, origins = self.shape.horizon, ends_of(panel)
-        ready = inputs.ready(origins)
-        if not ready.all():
-            raise InputError(
-                f"future covariates are missing in the horizon of series {panel.ids[int(np.argmin(ready))]!r}: the "
-                f"forecast needs {', '.join(self.columns.future)} for all its {horizon} steps."
-            )
-        quantiles = self.forecast(inputs, origins)
-        rows = (panel.ends[:, None] + np.arange(horizon)).ravel()
-        ids = panel.ids.gather(np.repeat(np.arange(len(panel.ids)), horizon))
-        time = panel.time.gather(rows)
+        for part in some(inputs, origins):
+            ready = inputs.ready(part)
+            if not ready.all():
+                series = int(part.series[np.argmin(ready)])
+                raise InputError(
+                    f"future covariates are missing in the horizon of series {panel.ids[series]!r}: the forecast "
+                    f"needs {', '.join(self.columns.future)} for all its {horizon} steps."
+                )
+        return (self._predicted(panel, part, self.forecast(inputs, part)) for part in some(inputs, origins))
+
+    def _predicted(self, panel: AnyPanel, origins: Origins, quantiles: np.ndarray) -> pl.DataFrame:
+        horizon = self.shape.horizon
+        series = np.repeat(origins.series, horizon)
+        ids = panel.ids.gather(series)
+        time = panel.stamps(series, (origins.row[:, None] + np.arange(horizon)).ravel())
         columns = {f"q{level}": quantiles[..., i].ravel() for i, level in enumerate(self.levels)}
         return pl.DataFrame({ids.name: ids, time.name: time, **columns})
 
@@ -167,12 +186,18 @@ class ForecastModel:
         )
 
 
-def ends_of(panel: Panel) -> Origins:
+def some(inputs: Windows, origins: Origins) -> Iterator[Origins]:
+    """As many windows at a time as have forecasts that are small in memory; at least one part."""
+    size = max(1, STEPS_AT_ONCE // inputs.shape.horizon)
+    return (origins.take(slice(at, at + size)) for at in range(0, max(len(origins), 1), size))
+
+
+def ends_of(panel: AnyPanel) -> Origins:
     """The window at the end of every series."""
     return Origins(np.arange(len(panel.ids)), panel.ends)
 
 
-def names_of(panel: Panel) -> list[str]:
+def names_of(panel: AnyPanel) -> list[str]:
     """The names of the series as text; whole numbers that came as floats are written as whole numbers."""
     ids = panel.ids
     text = ids.cast(pl.String)
@@ -182,9 +207,10 @@ def names_of(panel: Panel) -> list[str]:
     return text.to_list()
 
 
-def moments_of(panel: Panel, rows: np.ndarray) -> dict[str, int]:
+def moments_of(panel: AnyPanel, rows: np.ndarray) -> dict[str, int]:
     """The moment of one row [N] of each series, by the name of the series."""
-    return dict(zip(names_of(panel), moments(panel.time)[rows].tolist(), strict=True))
+    stamps = panel.stamps(np.arange(len(panel.ids)), rows)
+    return dict(zip(names_of(panel), moments(stamps).tolist(), strict=True))
 
 
 def moments(time: pl.Series) -> np.ndarray:

@@ -8,10 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from gatewise.tasks.forecast.report_figures import (
     Fan,
@@ -21,7 +18,9 @@ from gatewise.tasks.forecast.report_figures import (
     fan_chart,
     gate_maps,
     learning_curve,
+    training_curves,
 )
+from gatewise.tasks.forecast.report_page import render_page
 
 __all__ = ["Fan", "GateTrace", "ReportData", "render_report", "verdict"]
 
@@ -46,7 +45,8 @@ class ReportData:
         title: The heading of the page.
         summary: The data in labels and values.
         config: The resolved settings; nested mappings are allowed.
-        curve: For each epoch `epoch`, `train_loss` and, if there was one, `val_loss`.
+        curve: For each epoch `epoch`, `train_loss` and, if there was one, `val_loss`; and, if known, `learning_rate`,
+            `gradient_norm` (before clipping), `values` (of the loss) and `seconds`.
         best_epoch: The epoch whose weights were kept.
         metrics: `scored` (what was scored, in words), `models` (ours first), `overall` and `by_step` by model.
         levels: The quantile levels of the forecasts.
@@ -54,6 +54,7 @@ class ReportData:
         gates: One window through one layer.
         target: The name of the target column.
         footer: Version, date and command.
+        clip_norm: The norm that gradients were scaled down to.
     """
 
     title: str
@@ -67,6 +68,7 @@ class ReportData:
     gates: GateTrace | None
     target: str
     footer: str
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,18 @@ def render_report(data: ReportData) -> str:
     Returns:
         The HTML, with all styles and figures inside it.
     """
-    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     models = list(data.metrics.get("models", ()))
     fans = [
         (fan.title, fan_chart(fan, data.levels, data.target, f"fan-{number}")) for number, fan in enumerate(data.fans)
     ]
     figures: dict[str, str | None] = {
         "curve": learning_curve(data.curve, data.best_epoch) if data.curve else None,
+        "training": training_curves(data.curve, data.clip_norm),
         "steps": error_by_step(data.metrics.get("by_step") or {}, models, data.target),
         "gates": gate_maps(data.gates, data.target) if data.gates and data.gates.gates else None,
     }
-    return environment.from_string(template).render(
+    return render_page(
+        "report.html.j2",
         data=data,
         verdict=verdict(data.metrics).replace(" %", "\u00a0%"),
         models=models,

@@ -98,16 +98,74 @@ def learning_curve(curve: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
             ax.plot([best_epoch], [at], "*", color=BLACK, markersize=12, label=f"best epoch ({best_epoch})", zorder=5)
             alt += f" The best epoch, marked, is {best_epoch}, with a loss of {at:.3g}."
         known = np.concatenate([loss[np.isfinite(loss)] for loss in lines.values()] or [np.ones(1)])
-        if 0 < 20 * known.min() < known.max():
-            # A first epoch far above all others would otherwise flatten the part that matters.
-            ax.set_yscale("log")
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.yaxis.set_minor_formatter(NullFormatter())
+        _log_scale(ax, known)
         ax.yaxis.set_major_formatter(write_tick)
         ax.set(xlabel="epoch", ylabel="loss: pinball, scaled units", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         add_legend(figure)
         return to_svg(figure, "learning-curve", alt)
+
+
+def training_curves(curve: Sequence[Mapping[str, Any]], clip_norm: float | None) -> str | None:
+    """Draw learning rate, gradient norm and values per second by epoch; None for records that have none of them."""
+    epochs = [int(row["epoch"]) for row in curve]
+    panels = {
+        "learning rate": floats([row.get("learning_rate") for row in curve]),
+        "gradient norm before clipping, mean of the epoch": floats([row.get("gradient_norm") for row in curve]),
+        "values per second, with validation": _speed(curve),
+    }
+    panels = {title: values for title, values in panels.items() if np.isfinite(values).any()}
+    if not panels:
+        return None
+    alt = f"Line charts over {len(epochs)} epochs."
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH / 72, (30 + 110 * len(panels)) / 72), dpi=72)
+        axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for ax, (title, values) in zip(axes, panels.items(), strict=True):
+            known = values[np.isfinite(values)]
+            ax.plot(epochs, values, color=BLUE, marker="o", markevery=marker_gap(len(epochs)))
+            ax.set_title(title)
+            ax.set_ylim(0, 1.1 * known.max() or 1)
+            alt += f" {title.partition(',')[0]}: from {known[0]:.3g} to {known[-1]:.3g}."
+            if title.startswith("gradient"):
+                alt += _finish_norms(ax, known, clip_norm)
+            ax.yaxis.set_major_formatter(write_tick)
+        axes[-1].set(xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        return to_svg(figure, "training-curves", alt)
+
+
+def _speed(curve: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    values, seconds = (floats([row.get(key) for row in curve]) for key in ("values", "seconds"))
+    return np.divide(values, seconds, out=np.full(len(values), np.nan), where=seconds > 0)
+
+
+def _finish_norms(ax: Axes, norms: np.ndarray, clip_norm: float | None) -> str:
+    """Scale the axis of gradient norms, draw what they are scaled down to, unless far above, and say where it lies."""
+    is_log = _log_scale(ax, norms, ticks=(1,))
+    if is_log:
+        ax.set_ylim(norms.min() / 1.3, norms.max() * 1.3)
+    if clip_norm is None:
+        return ""
+    if clip_norm > 3 * norms.max():
+        where = f"clipped at {clip_norm:g}, far above"
+    else:
+        where = f"dashed: clipped at {clip_norm:g}"
+        ax.axhline(clip_norm, color=RED, linestyle="--", linewidth=1.4)
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(low, clip_norm / 2) if is_log else 0, max(high, 1.1 * clip_norm))
+    ax.set_title(f"{ax.get_title(loc='left')}; {where}")
+    return f" Gradients are {where.removeprefix('dashed: ')}."
+
+
+def _log_scale(ax: Axes, known: np.ndarray, ticks: Sequence[float] = (1, 2, 5)) -> bool:
+    """Make the y axis logarithmic if one value far above all others would flatten the part that matters."""
+    if not 0 < 20 * known.min() < known.max():
+        return False
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=ticks))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    return True
 
 
 def fan_chart(fan: Fan, levels: Sequence[float], target: str, name: str) -> str:

@@ -1,13 +1,16 @@
 """What the settings become once the table is known: its columns, season, window and lags."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from gatewise.data import Columns, Frequency, Panel
+from gatewise.data import AnyPanel, Columns, Frequency, Store, usual_columns
+from gatewise.data.windows import SomePanel
 from gatewise.errors import InputError
-from gatewise.runtime.windows import forward_filled
+from gatewise.runtime.rows import forward_filled
 from gatewise.tasks.forecast.settings import Settings
 
 USUAL_WINDOW = 168
@@ -15,29 +18,97 @@ LONGEST_USUAL_WINDOW = 336
 USUAL_HOLDOUT = 0.05
 MOST_HORIZONS_HELD_OUT = 10
 MOST_SERIES_FOR_LAGS = 1000
+MOST_ROWS_FOR_LAGS = 2**20
+"""Of each series, its last."""
 _DAY = 86_400
 _SEASONS_OF_MONTHS = {1: 12, 3: 4}
 
 
 def resolve_columns(df: pl.DataFrame, settings: Settings) -> Columns:
     """The roles of the columns: unique_id and ds are taken where the table has them and no other is named."""
-    named = {settings.target, *settings.past, *settings.future, *settings.static}
+    columns = usual_columns(
+        df.columns,
+        target=settings.target,
+        id=settings.id,
+        time=settings.time,
+        past=settings.past,
+        future=settings.future,
+        static=settings.static,
+    )
+    check_quantile_names(columns, settings)
+    return columns
 
-    def default(given: str | None, usual: str) -> str | None:
-        return usual if given is None and usual in df.columns and usual not in named else given
 
-    names = {"id": default(settings.id, "unique_id"), "time": default(settings.time, "ds")}
-    for role, name in names.items():
+def check_quantile_names(columns: Columns, settings: Settings) -> None:
+    """Raises `InputError` if a column of the forecast would be there twice."""
+    for role, name in (("id", columns.id), ("time", columns.time)):
         if name in {f"q{level}" for level in settings.quantiles}:
             raise InputError(f"the {role} column {name!r} is called like a quantile of the forecast: rename it.")
-    return Columns(
-        target=settings.target,
-        id=names["id"],
-        time=names["time"],
-        past=tuple(settings.past),
-        future=tuple(settings.future),
-        static=tuple(settings.static),
-    )
+
+
+def settings_of_store(settings: Settings, store: Store) -> Settings:
+    """The settings with the roles and the policy that a store was prepared with.
+
+    Raises:
+        InputError: a setting says something else.
+    """
+    stored: dict[str, Any] = {**vars(store.columns), "missing": store.policy}
+    usual = {field.name: field.default for field in fields(Settings)}
+    for name, value in stored.items():
+        given = getattr(settings, name)
+        same = set(given) == set(value) if isinstance(value, tuple) else given == value
+        if not same and given != usual[name]:
+            raise InputError(
+                f"{name} is {_said(given)}, but the store {store.path} was prepared with {_said(value)}: leave the "
+                "setting out, or prepare the store again."
+            )
+    check_quantile_names(store.columns, settings)
+    return replace(settings.plain(), **stored)
+
+
+def check_store(store: Store, columns: Columns, frequency: Frequency, missing: str, need_future: int) -> None:
+    """Whether a model can read a store.
+
+    Args:
+        store: what was prepared.
+        columns: of the model.
+        frequency: of the model.
+        missing: the policy of the model.
+        need_future: how many future rows every series must have, if there are known-future covariates.
+
+    Raises:
+        InputError: the store was prepared otherwise, or lacks future rows.
+    """
+    if store.columns != columns:
+        raise InputError(
+            f"the store {store.path} was prepared with {_roles(store.columns)}, and the model was trained with "
+            f"{_roles(columns)}."
+        )
+    if not store.frequency.like(frequency):
+        raise InputError(
+            f"the model was trained on {frequency.describe()} data, but the store {store.path} is "
+            f"{store.frequency.describe()}."
+        )
+    if store.policy != missing and (store.missing is not None or missing == "error"):
+        raise InputError(
+            f"the store {store.path} was prepared with missing={store.policy!r}, and the model was trained with "
+            f"missing={missing!r}."
+        )
+    short = np.flatnonzero(store.kept - store.ends < need_future) if columns.future else []
+    if len(short):
+        raise InputError(
+            f"future covariates are missing: {len(short):,} of {len(store.ids):,} series, the first "
+            f"{store.ids[int(short[0])]!r}, have fewer than {need_future} future rows with "
+            f"{', '.join(columns.future)} in the store {store.path}."
+        )
+
+
+def _roles(columns: Columns) -> str:
+    return ", ".join(f"{role} {name!r}" for role, name in columns.roles())
+
+
+def _said(value: object) -> str:
+    return repr(", ".join(value) if isinstance(value, tuple | list) else value)
 
 
 def unused_time_column(df: pl.DataFrame, columns: Columns) -> tuple[str, ...]:
@@ -81,7 +152,7 @@ def usual_window(length: int, season: int, horizon: int, holdout: int) -> int:
     return max(min(usual, room), min(usual, least))
 
 
-def drop_short(panel: Panel, least: int, policy: str, need: str, remedy: str) -> tuple[Panel, tuple[str, ...]]:
+def drop_short(panel: SomePanel, least: int, policy: str, need: str, remedy: str) -> tuple[SomePanel, tuple[str, ...]]:
     """Apply the policy for series with fewer than ``least`` rows.
 
     Args:
@@ -114,7 +185,7 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-def choose_lags(panel: Panel, train_ends: np.ndarray, season: int, window: int) -> tuple[int, ...]:
+def choose_lags(panel: AnyPanel, train_ends: np.ndarray, season: int, window: int) -> tuple[int, ...]:
     """The season, and the multiple of it within the window that complements it best (a week of days).
 
     Two candidates are worth as much as a mixture of them can be, so the multiple is the one for which the smaller of
@@ -127,10 +198,11 @@ def choose_lags(panel: Panel, train_ends: np.ndarray, season: int, window: int) 
     if not len(multiples):
         return (season,)  # a season longer than the window is still there to repeat
     picked = np.linspace(0, len(panel.ids) - 1, min(len(panel.ids), MOST_SERIES_FOR_LAGS)).astype(np.int64)
-    filled = forward_filled(panel.y, panel.offsets)
     total = np.zeros(len(multiples))
-    for start, stop in zip(panel.offsets[picked], train_ends[picked], strict=True):
-        y = filled[start:stop]
+    for series in picked.tolist():
+        stop = int(train_ends[series])
+        y = panel.target(series, slice(max(int(panel.starts[series]), stop - MOST_ROWS_FOR_LAGS), stop))
+        y = forward_filled(y, np.array([0, len(y)]))[int(np.isnan(y).argmin()) :]
         spread = y.std() if len(y) > longest else 0.0
         if spread > 0:
             # The same rows for every multiple, so that none is favoured.

@@ -14,7 +14,7 @@ import numpy as np
 import tomli_w
 import torch
 
-from gatewise.data import Panel, write_table
+from gatewise.data import AnyPanel, write_parts
 from gatewise.data.windows import OriginRanges
 from gatewise.errors import InputError
 from gatewise.format import MODEL_NAME, atomic_file
@@ -24,8 +24,9 @@ from gatewise.runtime.windows import Origins, Windows
 from gatewise.tasks.forecast.evaluate import scored
 from gatewise.tasks.forecast.fitting import Fitted
 from gatewise.tasks.forecast.folder import check_folder
-from gatewise.tasks.forecast.model import ForecastModel, ends_of
+from gatewise.tasks.forecast.model import ForecastModel, ends_of, some
 from gatewise.tasks.forecast.report import Fan, GateTrace, ReportData, render_report
+from gatewise.train import Plan
 
 FILES = (MODEL_NAME, "config.toml", "metrics.json", "forecast.csv", "report.html")
 
@@ -55,8 +56,8 @@ def write_run(
         model.save(temporary / MODEL_NAME)
         _write(temporary / "config.toml", tomli_w.dumps(_without_none(fitted.settings)))
         _write(temporary / "metrics.json", json.dumps(metrics | {"training": model.training}, indent=2) + "\n")
-        if inputs.ready(ends_of(fitted.panel)).all():
-            write_table(model.predict(fitted.panel, inputs), temporary / "forecast.csv")
+        if all(inputs.ready(part).all() for part in some(inputs, ends_of(fitted.panel))):
+            write_parts(model.predict_parts(fitted.panel, inputs), temporary / "forecast.csv")
         report = ReportData(
             title=title,
             summary=fitted.summary,
@@ -69,6 +70,7 @@ def write_run(
             gates=_gates(model, fitted.panel, inputs, _typical(origins, per_series, fitted.panel)),
             target=model.columns.target,
             footer=f"gatewise {version('gatewise')}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}: {command}",
+            clip_norm=Plan.clip_norm,
         )
         _write(temporary / "report.html", render_report(report))
     return metrics
@@ -106,7 +108,8 @@ def scored_windows(fitted: Fitted, inputs: Windows) -> tuple[Origins, str]:
 
 def _scorable(origins: Origins, inputs: Windows) -> Origins:
     """The windows of whose horizon all that is needed is known, and some of the truth."""
-    return origins.take(inputs.ready(origins) & ~np.isnan(inputs.truth(origins)).all(axis=1))
+    parts = [inputs.ready(part) & ~np.isnan(inputs.truth(part)).all(axis=1) for part in some(inputs, origins)]
+    return origins.take(np.concatenate(parts))
 
 
 def _write(path: Path, text: str) -> None:
@@ -128,7 +131,7 @@ def _without_none(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _typical(origins: Origins, per_series: np.ndarray, panel: Panel) -> Origins:
+def _typical(origins: Origins, per_series: np.ndarray, panel: AnyPanel) -> Origins:
     """One window: the first scored one of the median series, or the end of the first series."""
     if not len(origins):
         return Origins(np.array([0]), panel.ends[:1])
@@ -146,7 +149,9 @@ def _first_of(origins: Origins, series: int) -> Origins:
     return origins.take(index if len(index) else np.array([0]))
 
 
-def _fans(model: ForecastModel, panel: Panel, inputs: Windows, origins: Origins, per_series: np.ndarray) -> list[Fan]:
+def _fans(
+    model: ForecastModel, panel: AnyPanel, inputs: Windows, origins: Origins, per_series: np.ndarray
+) -> list[Fan]:
     ranked = _ranked(per_series)
     picks = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
     if len(ranked) < len(picks):
@@ -154,15 +159,15 @@ def _fans(model: ForecastModel, panel: Panel, inputs: Windows, origins: Origins,
     horizon, fans = model.shape.horizon, []
     for word, series in picks.items():
         window = _first_of(origins, series)
-        row, start = int(window.row[0]), int(panel.offsets[series])
+        row, start = int(window.row[0]), int(panel.starts[series])
         shown = max(start, row - model.shape.window)
         error = f", MASE {per_series[series]:.2f}" if np.isfinite(per_series[series]) else ""
         fans.append(
             Fan(
                 title=f"{word} series: ".lstrip() * bool(word) + f"{panel.ids[int(series)]}{error}",
-                history_time=panel.time[shown:row].to_list(),
-                history=panel.y[shown:row],
-                time=panel.time[row : row + horizon].to_list(),
+                history_time=_stamps(panel, series, slice(shown, row)),
+                history=panel.target(int(series), slice(shown, row)),
+                time=_stamps(panel, series, slice(row, row + horizon)),
                 truth=inputs.truth(window)[0],
                 quantiles=model.forecast(inputs, window)[0],
             )
@@ -170,7 +175,12 @@ def _fans(model: ForecastModel, panel: Panel, inputs: Windows, origins: Origins,
     return fans
 
 
-def _gates(model: ForecastModel, panel: Panel, inputs: Windows, window: Origins) -> GateTrace:
+def _stamps(panel: AnyPanel, series: int, rows: slice) -> list[Any]:
+    numbers = np.arange(rows.start, rows.stop)
+    return panel.stamps(np.full(len(numbers), series), numbers).to_list()
+
+
+def _gates(model: ForecastModel, panel: AnyPanel, inputs: Windows, window: Origins) -> GateTrace:
     """What the first layer does while it reads one window and its horizon."""
     batch = inputs.gather(window)
     lstm = from_file(model.file()).lstm()
@@ -179,15 +189,15 @@ def _gates(model: ForecastModel, panel: Panel, inputs: Windows, window: Origins)
     with torch.no_grad():
         weights = Weights(*(lstm.get_parameter(name) for name in names))
         *_, trace = scan(torch.from_numpy(batch.x).transpose(0, 1), (zeros, zeros), weights, trace=True)
-    row = int(window.row[0])
-    first = max(row - model.shape.window, int(panel.offsets[window.series[0]]))
+    row, series = int(window.row[0]), int(window.series[0])
+    first = max(row - model.shape.window, int(panel.starts[series]))
     rows = slice(first, row + model.shape.horizon)
     steps = rows.stop - rows.start
-    y = panel.y[rows].copy()
+    y = panel.target(series, rows).copy()
     y[row - first :] = np.nan
     return GateTrace(
-        series=str(panel.ids[int(window.series[0])]),
-        time=panel.time[rows].to_list(),
+        series=str(panel.ids[series]),
+        time=_stamps(panel, series, rows),
         y=y,
         gates={name: trace[name][-steps:, 0].numpy() for name in ("i", "f", "g", "o", "c")},
     )

@@ -9,7 +9,16 @@ from typing import ClassVar, Literal
 
 from gatewise.errors import InputError
 
-_FRACTIONS = {"dropout", "learning_rate", "weight_decay", "momentum", "clip_norm", "clip_value", "average"}
+_FRACTIONS = {
+    "dropout",
+    "input_noise",
+    "learning_rate",
+    "weight_decay",
+    "momentum",
+    "clip_norm",
+    "clip_value",
+    "average",
+}
 
 
 @dataclass
@@ -32,6 +41,7 @@ class Settings:
         hidden: H, units of the LSTM.
         layers: L, layers of the LSTM.
         dropout: probability of zeroing an output of the LSTM in training.
+        input_noise: standard deviation of Gaussian noise on the scaled inputs in training.
         epochs: at most this many, of 100 batches of windows drawn at random.
         batch: B, windows in a batch.
         learning_rate: the highest of the schedule.
@@ -73,6 +83,7 @@ class Settings:
     hidden: int = 64
     layers: int = 1
     dropout: float = 0.0
+    input_noise: float = 0.0
     epochs: int = 12
     batch: int = 64
     learning_rate: float = 6e-3
@@ -100,6 +111,7 @@ class Settings:
         "hidden": (1, 65_536),
         "layers": (1, 64),
         "dropout": (0, 0.99),
+        "input_noise": (0, 100),
         "epochs": (1, 1_000_000),
         "batch": (1, 1_000_000),
         "learning_rate": (1e-9, 10),

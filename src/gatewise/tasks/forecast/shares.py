@@ -1,19 +1,20 @@
 """Forecasts by several processes, each for its share of the series. No torch, unless torchrun started them."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from gatewise.data import Panel
+from gatewise.data import AnyPanel
 from gatewise.errors import InputError
 from gatewise.machine import process
 from gatewise.tasks.forecast.model import ForecastModel
 
 
-def share(panel: Panel, index: int, count: int) -> Panel:
-    """One of ``count`` shares of a panel's series, counted from 0.
+def share(panel: AnyPanel, index: int, count: int) -> AnyPanel:
+    """One of ``count`` shares of the series, counted from 0.
 
     Shares one after the other are all series in their order; they differ by at most one series, and may be empty.
 
@@ -56,8 +57,8 @@ def part_path(path: str | Path, index: int, count: int) -> Path:
     return path.with_name(f"{path.stem}.{index + 1:0{len(str(count))}}-of-{count}{path.suffix}")
 
 
-def predict_together(model: ForecastModel, panel: Panel) -> pl.DataFrame | None:
-    """The forecast of all series by torchrun's processes together: for the first, in order; None for the others.
+def predict_together(model: ForecastModel, panel: AnyPanel) -> Iterable[pl.DataFrame] | None:
+    """The forecast of all series by torchrun's processes together: for the first, in parts; None for the others.
 
     Without torchrun this process forecasts alone.
 
@@ -70,11 +71,10 @@ def predict_together(model: ForecastModel, panel: Panel) -> pl.DataFrame | None:
         LostProcessError: another process has ended.
     """
     if process().size == 1:
-        return model.predict(panel)
+        return model.predict_parts(panel)
 
     # Here, because it brings torch, which forecasts alone do not need.
     from gatewise.train import joined_group
 
     with joined_group() as group:
-        parts = group.gather(model.predict(share(panel, group.rank, group.size)))
-    return pl.concat(parts) if parts else None
+        return group.gather(model.predict(share(panel, group.rank, group.size))) or None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gatewise.data import Panel
+from gatewise.data import AnyPanel
 from gatewise.data.windows import OriginRanges
 from gatewise.errors import InputError
 from gatewise.runtime.windows import Origins
@@ -25,12 +25,12 @@ class Split:
     horizon: int
 
     @classmethod
-    def of(cls, panel: Panel, window: int, horizon: int, holdout: int) -> "Split":
+    def of(cls, panel: AnyPanel, window: int, horizon: int, holdout: int) -> "Split":
         """Split every series as far as its length allows.
 
         A series keeps ``window + horizon`` rows for training before it gives any to scoring, then to validation.
         """
-        starts, ends = panel.offsets[:-1], panel.ends
+        starts, ends = panel.starts, panel.ends
         need = window + horizon
         cutoffs = np.where(ends - holdout - starts >= need, ends - holdout, ends)
         length = cutoffs - starts

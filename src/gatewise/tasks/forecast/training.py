@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gatewise.data import Panel
+from gatewise.data import AnyPanel
 from gatewise.models import Network
 from gatewise.runtime.windows import Batch, Origins, Windows
 from gatewise.tasks.forecast.resolve import listed
@@ -78,7 +78,7 @@ def plan_of(settings: Settings, save_every: int) -> Plan:
     return Plan(steps=STEPS_PER_EPOCH, save_every=save_every, **{name: getattr(settings, name) for name in names})
 
 
-def identity(settings: Settings, panel: Panel) -> dict[str, Any]:
+def identity(settings: Settings, panel: AnyPanel) -> dict[str, Any]:
     """What a run must share with the one that it continues; what else may change, the loop knows."""
     fixed = {name: value for name, value in asdict(settings).items() if name not in {*CHANGEABLE, "threads"}}
     return {**fixed, "table": panel.fingerprint()}
@@ -109,7 +109,7 @@ def train_network(
     plan: Plan,
     *,
     settings: Settings,
-    panel: Panel,
+    panel: AnyPanel,
     watch: Watcher,
     checkpoints: Checkpoints | None,
 ) -> History:
@@ -123,6 +123,8 @@ def train_network(
 
     def loss(drawn: Drawn) -> tuple[Tensor, int]:
         x, candidates, truth = (torch.from_numpy(v) for v in drawn.windows[:3])
+        if network.training and settings.input_noise:
+            x = x + settings.input_noise * torch.randn_like(x)
         return pinball(network(x, candidates).float(), truth, levels)
 
     def batch(epoch: int, step: int, part: Part) -> Drawn:

@@ -24,12 +24,13 @@ SIZES = (2, 3)
 
 
 class Model(nn.Module):
-    """A layer and a head."""
+    """A layer, a head, and a weight that no loss reaches."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.lstm, self.head = LSTM(2, 5), nn.Linear(5, 1)
+        self.idle = nn.Parameter(torch.ones(2))
 
 
 def windows(

@@ -76,6 +76,8 @@ def test_weights_and_losses_are_those_of_one_process(
     for found in groups[size]:
         _close(found[what]["weights"], alone[what]["weights"])
         np.testing.assert_allclose(found[what]["losses"], alone[what]["losses"], rtol=1e-5)
+        # No decay for what has no gradient, as alone.
+        assert found[what]["weights"]["idle"].tolist() == [1, 1]
     assert not torch.equal(alone[what]["weights"]["head.weight"], grouped.Model().head.weight)
 
 

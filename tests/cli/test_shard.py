@@ -67,6 +67,16 @@ def test_shards_with_covariates(shops: Path, tmp_path: Path) -> None:
     assert header + "".join(text.removeprefix(header) for text in texts) == whole
 
 
+def test_shards_of_a_store(trained: Path, five: Path, tmp_path: Path) -> None:
+    succeeds("prepare", five, "-o", tmp_path / "store")
+    for index in (1, 2, 3, 4, 5, 6, 7):
+        succeeds("predict", trained / "run", tmp_path / "store", "-o", tmp_path / "f.csv", "--shard", f"{index}/7")
+    whole = succeeds("predict", trained / "run", tmp_path / "store").raw_out
+    texts = [(tmp_path / f"f.{index}-of-7.csv").read_text() for index in (1, 2, 3, 4, 5, 6, 7)]
+    header = whole.partition("\n")[0] + "\n"
+    assert header + "".join(text.removeprefix(header) for text in texts) == whole
+
+
 def test_series_that_are_left_out_are_left_out_before_the_series_are_shared(tmp_path: Path, quick: Path) -> None:
     frames = [long_table(["long", "other"]), long_table(["tiny"], rows=3), long_table(["last"])]
     pl.concat([frames[0], frames[2]]).write_csv("table.csv")

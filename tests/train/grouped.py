@@ -24,12 +24,13 @@ SIZES = (2, 3)
 
 
 class Model(nn.Module):
-    """A layer and a head."""
+    """A layer, a head, and a weight that no loss reaches."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.lstm, self.head = LSTM(2, 5), nn.Linear(5, 1)
+        self.idle = nn.Parameter(torch.ones(2))
 
 
 def windows(
@@ -124,6 +125,15 @@ def diverging(bad: int) -> str:
     return "no error"
 
 
+def sums(rank: int) -> dict[str, Any]:
+    """Numbers, and tensors of two types, added up."""
+    numbers = [2.0**40 + 1 + rank, 1 / 3, torch.nan if rank else 1.0, torch.inf if rank else 1.0, -1e-30]
+    tensors = [torch.full((2, 3), 1.0 + rank), torch.full((4,), 0.5, dtype=torch.float64)]
+    for tensor in tensors:
+        Group().sum(tensor)
+    return {"numbers": Group().total(*numbers), "tensors": tensors}
+
+
 def lost() -> str:
     """What the others are told when the last process fails."""
 
@@ -162,6 +172,7 @@ def work(rank: int, size: int, folder: str, other: str) -> None:
         "few streams": streams(rows=2),
         "streams cut": streams(place / "streams", stop_at=5),
         "diverged": diverging(size - 1),
+        "sums": sums(rank),
         "written": sorted(path.name for path in place.glob("*/*")),
     }
     if not rank:

@@ -76,6 +76,8 @@ def test_weights_and_losses_are_those_of_one_process(
     for found in groups[size]:
         _close(found[what]["weights"], alone[what]["weights"])
         np.testing.assert_allclose(found[what]["losses"], alone[what]["losses"], rtol=1e-5)
+        # No decay for what has no gradient, as alone.
+        assert found[what]["weights"]["idle"].tolist() == [1, 1]
     assert not torch.equal(alone[what]["weights"]["head.weight"], grouped.Model().head.weight)
 
 
@@ -141,6 +143,21 @@ def test_a_process_that_fails_ends_the_others(size: int, groups: dict[int, Found
     *others, failed = (found["lost"] for found in groups[size])
     assert failed == "OSError: the disk is gone"
     assert all(said.startswith("LostProcessError: the processes cannot go on together") for said in others)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_numbers_and_tensors_are_added_up_with_all_their_digits(size: int, groups: dict[int, Found]) -> None:
+    ranks = range(size)
+    for found in (each["sums"] for each in groups[size]):
+        big, third, nan, inf, tiny = found["numbers"]
+        assert big == sum(2**40 + 1 + rank for rank in ranks)
+        assert third == pytest.approx(size / 3, rel=1e-14)
+        assert nan != nan  # noqa: PLR0124
+        assert inf == float("inf")
+        assert tiny == pytest.approx(-1e-30 * size, rel=1e-7)
+        ones, halves = found["tensors"]
+        assert torch.equal(ones, torch.full((2, 3), float(sum(1 + rank for rank in ranks))))
+        assert torch.equal(halves, torch.full((4,), 0.5 * size, dtype=torch.float64))
 
 
 def test_parts_hold_every_row_once_and_in_order() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from gatewise.data.forks import check_fork
 from gatewise.data.read import to_polars
 from gatewise.data.store import Store, is_store
 from gatewise.errors import InputError
@@ -19,6 +20,7 @@ def to_table(frame: object) -> pl.DataFrame | Store:
         >>> to_table(pl.DataFrame({"y": [1.0]})).shape
         (1, 1)
     """
+    check_fork()
     if isinstance(frame, Store):
         return frame
     return Store.open(frame) if isinstance(frame, str | Path) and is_store(frame) else to_polars(frame)

@@ -1,7 +1,7 @@
 """Forecasts by several processes, each for its share of the series. No torch, unless torchrun started them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from gatewise.tasks.forecast.model import ForecastModel
 
 
 def share(panel: AnyPanel, index: int, count: int) -> AnyPanel:
-    """One of ``count`` shares of a panel's series, counted from 0.
+    """One of ``count`` shares of the series, counted from 0.
 
     Shares one after the other are all series in their order; they differ by at most one series, and may be empty.
 
@@ -57,8 +57,8 @@ def part_path(path: str | Path, index: int, count: int) -> Path:
     return path.with_name(f"{path.stem}.{index + 1:0{len(str(count))}}-of-{count}{path.suffix}")
 
 
-def predict_together(model: ForecastModel, panel: AnyPanel) -> Iterator[pl.DataFrame] | None:
-    """The forecast of all series by torchrun's processes together: for the first, in order and in parts; else None.
+def predict_together(model: ForecastModel, panel: AnyPanel) -> Iterable[pl.DataFrame] | None:
+    """The forecast of all series by torchrun's processes together: for the first, in parts; None for the others.
 
     Without torchrun this process forecasts alone.
 
@@ -77,5 +77,4 @@ def predict_together(model: ForecastModel, panel: AnyPanel) -> Iterator[pl.DataF
     from gatewise.train import joined_group
 
     with joined_group() as group:
-        parts = group.gather(model.predict(share(panel, group.rank, group.size)))
-    return iter(parts) if parts else None
+        return group.gather(model.predict(share(panel, group.rank, group.size))) or None

@@ -79,10 +79,11 @@ class _Calendar:
         self._store, self._names = store, encoding.calendar
         position, phase = store.frequency.index(store.first)
         phases, which = np.unique(phase, return_inverse=True)
-        begin = position.min()
-        span = int((position + store.stops - store.starts).max() - begin)
+        # A share of a store's series may be none.
+        begin = int(position.min()) if len(position) else 0
+        span = int((position + store.stops - store.starts).max(initial=begin) - begin)
         self._table: Floats | None = None
-        if len(phases) * span <= LARGEST_CALENDAR:
+        if 0 < len(phases) * span <= LARGEST_CALENDAR:
             places = np.tile(np.arange(begin, begin + span), len(phases))
             stamps = store.frequency.stamps(places, np.repeat(phases, span), store.first)
             self._table = calendar.calendar_features(clock(stamps), self._names)

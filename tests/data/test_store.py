@@ -192,7 +192,7 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, force: bool) -> None:
+def test_fault_26_a_full_disk_leaves_what_was_there(tmp_path: Path, force: bool) -> None:
     folder = tmp_path / "store"
     if force:
         written(folder, rich())
@@ -214,7 +214,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, force: bool) -> None:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 @pytest.mark.parametrize("force", [False, True])
-def test_a_failing_disk_leaves_what_was_there(
+def test_fault_26_a_failing_disk_leaves_what_was_there(
     tmp_path: Path, monkeypatch, function: str, code: int, force: bool
 ) -> None:
     folder = tmp_path / "store"

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 import polars as pl
 
-from gatewise.data import AnyPanel, Columns, Frequency, Store, build_panel
+from gatewise.data import AnyPanel, Columns, Frequency, Panel, Store, build_panel
 from gatewise.data.windows import SomePanel, extend
 from gatewise.errors import InputError
 from gatewise.format import Block, ModelFile, load_model, model_path, save_model
@@ -62,6 +62,10 @@ class ForecastModel:
     cutoffs: Mapping[str, int]
     training: Mapping[str, Any]
 
+    @overload
+    def read(self, table: pl.DataFrame, *, forecasting: bool = True) -> tuple[Panel, tuple[str, ...]]: ...
+    @overload
+    def read(self, table: pl.DataFrame | Store, *, forecasting: bool = True) -> tuple[AnyPanel, tuple[str, ...]]: ...
     def read(self, table: pl.DataFrame | Store, *, forecasting: bool = True) -> tuple[AnyPanel, tuple[str, ...]]:
         """The panel of a table, with the horizon added to every series, and what was left out, in words.
 

@@ -22,7 +22,7 @@ START = datetime(2024, 1, 1)
 SMALL = ["--horizon", "4", "--season", "6", "--window", "12", "--hidden", "4", "--epochs", "1", "--batch", "4"]
 """A model that trains in no time: 16 rows of a series are enough."""
 RUN_FILES = {"model.safetensors", "config.toml", "metrics.json", "forecast.csv", "report.html"}
-TRAINING = {"checkpoints", "log.jsonl"}
+TRAINING = {"checkpoints", "log.jsonl", "tensorboard"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from cli_tools import RUN_FILES, SHOP_ROLES, SMALL, refuses, shop_table, succeeds
+from cli_tools import RUN_FILES, SHOP_ROLES, SMALL, refuses, results, shop_table, succeeds
 
 from gatewise.data import Columns, build_panel, store_writer
 
@@ -27,7 +27,7 @@ def test_fit_predict_and_evaluate(shops_store: Path) -> None:
     assert "run folder: runs/shops" in out
     succeeds("fit", "shops.csv", *SMALL, *SHOP_ROLES, "--out", "table")
     runs = {name: shops_store / name for name in ("runs/shops", "table")}
-    assert {path.name for path in runs["runs/shops"].iterdir()} == RUN_FILES
+    assert set(results(runs["runs/shops"])) == RUN_FILES
     forecasts = [(run / "forecast.csv").read_text() for run in runs.values()]
     assert forecasts[0] == forecasts[1]
     assert succeeds("predict", "runs/shops", "shops").raw_out == forecasts[0]

@@ -4,6 +4,7 @@ States carried between windows, dropout, noise from NumPy's and Python's generat
 weights, several turns for a step, and a rate that follows the validation losses.
 """
 
+import dataclasses
 import os
 import random
 import signal
@@ -24,6 +25,9 @@ PLAN = Plan(
     epochs=5, steps=8, learning_rate=0.05, optimizer="sgd", schedule="plateau", patience=2, average=0.9,
     accumulate=2, save_every=3,
 )  # fmt: skip
+KILLED = dataclasses.replace(PLAN, epochs=12, patience=100, save_every=2)
+"""Long enough to be killed twenty times."""
+
 LENGTHS = (50, 30, 41, 20, 15, 44)
 
 
@@ -107,7 +111,7 @@ def kill_over_and_over(folder: Path, times: int) -> int:
             if killed % 2 == 0:
                 os.read(reading, 1 + generator.randrange(3))
             else:
-                time.sleep(generator.random() * 0.15)
+                time.sleep(generator.random() * 0.08)
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         os.close(reading)
@@ -122,7 +126,7 @@ def _work(folder: Path, pipe: int, *, in_a_save: bool) -> None:
     if in_a_save:
         for name in ("fsync", "replace"):
             _slow(name, pipe)
-    _, weights = training(Checkpoints(folder / "checkpoints", resume=True), plan=PLAN)
+    _, weights = training(Checkpoints(folder / "checkpoints", resume=True), plan=KILLED)
     (folder / "weights.part").write_bytes(bits(weights))
     (folder / "weights.part").rename(folder / "weights")
     os._exit(0)

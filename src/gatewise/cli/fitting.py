@@ -44,8 +44,11 @@ def fit(command: "Fit", title: str) -> int:
     place = folder / CHECKPOINTS
     go_on = f"saved in {place}: the same command with --resume goes on."
     with ExitStack() as until_written:
-        with joined_group() as group, Progress() as progress:
-            watch = _Watch(progress, until_written, folder, resume=command.resume) if group.first else Silent()
+        with joined_group() as group, ExitStack() as while_training:
+            watch = Silent()
+            if group.first:
+                progress = while_training.enter_context(Progress())
+                watch = _Watch(progress, until_written, folder, resume=command.resume)
             try:
                 model, fitted = fit_model(
                     command.settings, table, watch,

@@ -34,7 +34,7 @@ from gatewise.tasks.forecast.resolve import (
 from gatewise.tasks.forecast.settings import Settings
 from gatewise.tasks.forecast.split import Split
 from gatewise.tasks.forecast.training import STEPS_PER_EPOCH, Summary, Watcher, identity, plan_of, train_network
-from gatewise.train import Checkpoints, History
+from gatewise.train import Checkpoints, Group, History
 from gatewise.train.threads import torch_threads
 from gatewise.train.weights import random_states, restore_random_states
 
@@ -95,7 +95,7 @@ def fit_model(
     shape = Shape(window, settings.horizon, choose_lags(panel, split.train_ends, season, window))
     encoding = fit_encoding(panel, split.train_ends)
     inputs = windows_of(panel, encoding, shape)
-    cutoffs = moments_of(panel, split.cutoffs - 1)
+    ranges, cutoffs = split.training(), moments_of(panel, split.cutoffs - 1)
     check_cutoffs(cutoffs)
     with _TURN, _own_randomness(settings.seed), torch_threads(settings.threads):
         blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(settings.quantiles))
@@ -105,6 +105,9 @@ def fit_model(
         place = (
             None if checkpoints is None else Checkpoints(checkpoints, resume=resume, identity=identity(settings, panel))
         )
+        if place is not None and resume and Group().first:
+            # What cannot be gone on with is refused before anything is written.
+            place.last()
         summary += [
             ("window and horizon", f"{window} and {settings.horizon} steps, season {season}"),
             ("LSTM inputs", ", ".join(inputs.channels)),
@@ -114,8 +117,9 @@ def fit_model(
         watch.begin(summary, plan)
         started = time.perf_counter()
         history = train_network(
-            network, inputs, split, plan, settings=settings, panel=panel, watch=watch, checkpoints=place
-        )
+            network, inputs, ranges, split.validation(), plan,
+            settings=settings, panel=panel, watch=watch, checkpoints=place,
+        )  # fmt: skip
     model = ForecastModel(
         blocks=network.blocks,
         weights=network.weights(),

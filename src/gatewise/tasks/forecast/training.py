@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from gatewise.data import AnyPanel
+from gatewise.data.windows import OriginRanges
 from gatewise.models import Network
-from gatewise.runtime.windows import Windows
+from gatewise.runtime.windows import Origins, Windows
 from gatewise.tasks.forecast.batches import Batches, Drawn
 from gatewise.tasks.forecast.resolve import listed
 from gatewise.tasks.forecast.settings import Settings
-from gatewise.tasks.forecast.split import Split
 from gatewise.train import CHANGEABLE, Checkpoints, Epoch, History, Part, Plan, Step, train
 
 STEPS_PER_EPOCH = 100
@@ -99,7 +99,8 @@ def pinball(quantiles: Tensor, truth: Tensor, levels: Tensor) -> tuple[Tensor, i
 def train_network(
     network: Network,
     inputs: Windows,
-    split: Split,
+    ranges: OriginRanges,
+    validation: Origins,
     plan: Plan,
     *,
     settings: Settings,
@@ -107,14 +108,13 @@ def train_network(
     watch: Watcher,
     checkpoints: Checkpoints | None,
 ) -> History:
-    """Train on windows drawn at random, a function of seed, epoch and step.
+    """Train on windows of some ranges, drawn at random as a function of seed, epoch and step.
 
     Raises:
         StoppedError: the first epoch was not over, so there is no model to keep.
     """
     levels = torch.tensor(settings.quantiles)
-    validation = split.validation()
-    batches = Batches(split.training(), inputs, settings.batch, settings.seed, plan.steps)
+    batches = Batches(ranges, inputs, settings.batch, settings.seed, plan.steps)
 
     def loss(drawn: Drawn) -> tuple[Tensor, int]:
         x, candidates, truth = (torch.from_numpy(v) for v in drawn.windows[:3])

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime
-from statistics import median
 from time import process_time
 from typing import NamedTuple, final
 
@@ -24,20 +23,21 @@ from bench.measure import quartiles
 from gatewise import Forecaster
 from gatewise.models import Network
 from gatewise.runtime.windows import Batch
+from gatewise.tasks.forecast.batches import STEPS_AT_ONCE, Batches
 from gatewise.tasks.forecast.training import pinball, plan_of
 from gatewise.train import Part, Step, train
 
 HORIZON = 24
 LEVELS = (0.1, 0.5, 0.9)
-WARM = 10  # steps that do not count
+WARM = 2 * STEPS_AT_ONCE  # steps that do not count
 PIECES = (
-    "rate, zero_grad", "draw", "gather", "forward and loss", "backward", "sums, norm, clip", "optimizer", "after it",
+    "rate, zero_grad", "draw and gather", "forward and loss", "backward", "sums, norm, clip", "optimizer", "after it",
 )  # fmt: skip
 """The parts of a step, in their order."""
 
 
 class Cost(NamedTuple):
-    """Medians over the steps, in seconds.
+    """Seconds of a step, medians over the bursts of steps that are gathered together.
 
     Attributes:
         whole: a step of the loop.
@@ -71,33 +71,31 @@ class Alternating:
         batch: B, windows in a step.
         length: T, steps of a window with its horizon.
         hidden: H, units of the LSTM.
+        steps: in an epoch.
     """
 
-    def __init__(self, batch: int, length: int, hidden: int):
+    def __init__(self, batch: int, length: int, hidden: int, steps: int):
         fitted = Forecaster(HORIZON, window=length - HORIZON, hidden=hidden, batch=8, epochs=1).fit(table())
         assert fitted.model_ is not None
         assert fitted.fitted_ is not None
-        self._windows = fitted.model_.inputs(fitted.fitted_.panel)
-        self._ranges = fitted.fitted_.split.training()
-        self._size, self._levels = batch, torch.tensor(LEVELS)
-        self.plan = plan_of(fitted, 10**6)
+        windows, ranges = fitted.model_.inputs(fitted.fitted_.panel), fitted.fitted_.split.training()
+        self.plan = replace(plan_of(fitted, 10**6), steps=steps)
+        self._batches = Batches(ranges, windows, batch, 0, steps)
+        self._levels = torch.tensor(LEVELS)
         self.network = Network(fitted.model_.blocks)
         self._alone = deepcopy(self.network)
-        self._ready = self._windows.gather(self._ranges.draw(batch, (0,)))
+        self._ready = windows.gather(ranges.draw(batch, (0,)))
         self._marks: list[float] = []
         self._backward = 0.0
         self.steps: list[tuple[float, ...]] = []
         self.alone: list[float] = []
 
     def batch(self, epoch: int, step: int, part: Part) -> Batch:
-        """Draw and gather as ``tasks.forecast.training`` does."""
+        """Draw and gather as a fit does: for some steps at once."""
         self._mark()
-        origins = self._ranges.draw(self._size, (0, epoch, step))
-        origins = origins.take(part.rows(len(origins)))
+        drawn = self._batches.batch(epoch, step, part)
         self._mark()
-        batch = self._windows.gather(origins)
-        self._mark()
-        return batch
+        return drawn.windows
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """The loss as ``tasks.forecast.training`` has it."""
@@ -108,7 +106,7 @@ class Alternating:
     def step(self, _: Step) -> None:
         """End the marks of a step, and compute alone."""
         self._mark()
-        marks = [*self._marks[:5], self._backward, *self._marks[5:]]
+        marks = [*self._marks[:4], self._backward, *self._marks[4:]]
         self.steps.append(tuple(np.diff(marks)))
         for p in self._alone.parameters():
             p.grad = None
@@ -146,12 +144,19 @@ class Alternating:
 
 def cost(batch: int, length: int, hidden: int, steps: int) -> Cost:
     """Measure the loop over so many steps, on torch's number of threads."""
-    work = Alternating(batch, length, hidden)
-    plan = replace(work.plan, steps=WARM + steps)
+    work = Alternating(batch, length, hidden, WARM + steps)
     with work.hooked():
-        train(work.network, work.loss, work.batch, plan, on_step=work.step)
-    taken, alone = np.array(work.steps[WARM:]), work.alone[WARM:]
+        train(work.network, work.loss, work.batch, work.plan, on_step=work.step)
+    # Means over bursts: one step in so many gathers for all of them.
+    taken = _bursts(np.array(work.steps[WARM:]))
+    alone = _bursts(np.array(work.alone[WARM:])[:, None])[:, 0]
     whole = taken.sum(1)
-    low, share, high = quartiles([1 - a / float(b) for a, b in zip(alone, whole, strict=True)])
+    low, share, high = quartiles((1 - alone / whole).tolist())
     pieces = {name: float(seconds) for name, seconds in zip(PIECES, np.median(taken, 0), strict=True)}
-    return Cost(float(np.median(whole)), median(alone), share, (low, high), pieces)
+    return Cost(float(np.median(whole)), float(np.median(alone)), share, (low, high), pieces)
+
+
+def _bursts(seconds: np.ndarray) -> np.ndarray:
+    """[steps / burst, pieces]: means of the steps [steps, pieces] that are gathered together."""
+    whole = len(seconds) // STEPS_AT_ONCE * STEPS_AT_ONCE
+    return seconds[:whole].reshape(-1, STEPS_AT_ONCE, seconds.shape[1]).mean(1)

@@ -163,11 +163,10 @@ class _Work(Generic[Batch]):
         total, count, *sums = run.group.total(mine, count, *wishes, *reached)
         mean = total / max(count, 1)
         gradients = Gradients([p for p, by in zip(run.parameters, sums[len(wishes) :], strict=True) if by], run.group)
-        gradients.scale(1 / max(count, 1))
-        norm = gradients.norm()
+        norm = gradients.norm() / max(count, 1)
         if not (math.isfinite(mean) and math.isfinite(norm)):
             self._diverge(mean, norm, culprit, blamed=not math.isfinite(mine))
-        self._clip(gradients, norm)
+        self._average(gradients, max(count, 1), norm)
         run.optimizer.step()
         run.step += 1
         run.average.update(run.steps_done())
@@ -192,13 +191,16 @@ class _Work(Generic[Batch]):
             total, count = total + value, count + values
         return total, count, culprits[-1]
 
-    def _clip(self, gradients: Gradients, norm: float) -> None:
-        plan = self._run.plan
+    def _average(self, gradients: Gradients, count: float, norm: float) -> None:
+        """From sums to means, of the given norm, clipped."""
+        plan, share = self._run.plan, 1 / count
         if plan.clip_value is not None:
+            gradients.scale(share)
             gradients.cut(plan.clip_value)
-            norm = gradients.norm()
+            norm, share = gradients.norm(), 1.0
         if plan.clip_norm is not None and norm > plan.clip_norm:
-            gradients.scale(plan.clip_norm / norm)
+            share *= plan.clip_norm / norm
+        gradients.scale(share)
 
     def _diverge(self, mean: float, norm: float, batch: Batch, *, blamed: bool) -> None:
         """Say what went wrong: all processes the same, of the part whose loss it was if one can be blamed."""

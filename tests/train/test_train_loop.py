@@ -99,6 +99,13 @@ def test_the_weights_of_the_best_epoch_come_out() -> None:
     assert not line.training
 
 
+def test_a_validation_without_values_is_none() -> None:
+    line = _line()
+    history = _run(line, Plan(4, 10, learning_rate=0.1), validate=lambda part: (0.0, 0))
+    assert [epoch.val_loss for epoch in history.epochs] == [None] * 4
+    assert history.best == 4
+
+
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 6), (3, 7), (99, 8)])
 def test_patience(patience: int, epochs: int) -> None:
     losses = [5.0, 4.0, 4.5, 3.0, 3.0, 3.5, 9.0, 9.0]

@@ -116,8 +116,9 @@ def _judge(run: Run, validate: Callable[[Part], tuple[float, float]] | None, on_
         val_loss = None
         if validate is not None:
             total, count = run.group.total(*validate(run.group.part()))
-            val_loss = total / max(count, 1)
-            if not math.isfinite(val_loss):
+            # Of no value at all a loss says nothing; zero would be the best there can be.
+            val_loss = total / count if count else None
+            if val_loss is not None and not math.isfinite(val_loss):
                 raise DivergedError(
                     f"the validation loss became {val_loss} in epoch {run.epoch}: try a lower learning rate."
                 )

@@ -30,6 +30,7 @@ from cli_tools import (
 from polars.testing import assert_frame_equal
 
 from gatewise.data import read_table
+from gatewise.format import LogReader
 from gatewise.tasks.forecast import run
 
 # --- the words ------------------------------------------------------------------------------------------------------
@@ -198,7 +199,11 @@ def test_an_empty_folder_may_take_the_run(quick: Path) -> None:
     ("error", "code", "said"),
     [
         (OSError(28, "No space left on device"), 1, "gatewise: the run folder run cannot be written: No space left on"),
-        (KeyboardInterrupt(), 130, "stopped while writing, saved in run/checkpoints: the same command with --resume"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "stopped by Ctrl-C while writing, saved in run/checkpoints: the same command",
+        ),
     ],
 )
 def test_a_fit_that_stops_while_writing_leaves_what_resume_needs(
@@ -215,6 +220,10 @@ def test_a_fit_that_stops_while_writing_leaves_what_resume_needs(
     assert result.code == code
     assert result.err.startswith(said)
     assert set(results(quick)) == {"table.csv", "run"}
+    ending = LogReader("run")
+    ending.read()
+    assert ending.log.ending is not None
+    assert ending.log.ending["event"] == ("failed" if code == 1 else "interrupted")
     assert "going on from" in succeeds("fit", "table.csv", *SMALL, "--out", "run", "--resume").out
     assert set(results(quick / "run")) == RUN_FILES
 

@@ -21,7 +21,7 @@ from cli_tools import (
     succeeds,
 )
 
-from gatewise.tasks.forecast import training
+from gatewise.tasks.forecast import run, training
 from gatewise.train import read_checkpoint
 
 SLOWER = [*SMALL, "--hidden", "64", "--batch", "16", "--epochs", "3", "--dropout", "0.3", "--average", "0.9"]
@@ -106,7 +106,9 @@ def test_a_stopped_run_is_neither_replaced_nor_taken_for_a_finished_one(
     words = ["fit", "table.csv", *SMALL, "--out", "run"]
     with monkeypatch.context() as patch:
         patch.setattr(training, "pinball", stopping)
-        assert command(*words).code == 143
+        stopped = command(*words)
+        assert stopped.code == 143
+        assert stopped.out.endswith("--resume goes on.")
     assert "run holds a run that was stopped: --resume goes on with it, --force replaces it" in refuses(*words)
     assert "note" not in succeeds(*words, "--force").out
 
@@ -131,3 +133,40 @@ def test_a_loss_that_is_no_number_names_series_and_gradients_and_keeps_the_weigh
     (saved,) = Path("run/checkpoints").iterdir()
     weights = read_checkpoint(saved)["module"]
     assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_run_that_is_replaced_and_stopped_says_whose_model_is_there(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
+    words = ["fit", "table.csv", *SMALL, "--out", "run"]
+    succeeds(*words)
+    plain = training.pinball
+
+    def stopping(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return plain(*args)
+
+    monkeypatch.setattr(training, "pinball", stopping)
+    assert "The other files there are of the run before." in command(*words, "--force").out
+
+
+def test_sigterm_while_writing_leaves_no_half_run(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(table)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
+
+    def stopping(data: object) -> str:
+        signal.raise_signal(signal.SIGTERM)
+        return ""
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "render_report", stopping)
+        stopped = command("fit", "table.csv", *SMALL, "--out", "run")
+    assert stopped.code == 143
+    assert "stopped by SIGTERM while writing, saved in run/checkpoints" in stopped.err
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert set(results(table)) == {"table.csv", "run"}
+    succeeds("fit", "table.csv", *SMALL, "--out", "run", "--resume")
+    assert set(results(table / "run")) == RUN_FILES

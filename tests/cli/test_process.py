@@ -89,7 +89,10 @@ def test_a_signal_in_the_first_epoch_leaves_what_resume_needs(
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
     assert process.returncode == code, err
-    assert f"stopped by {name} in the first epoch, saved in run/checkpoints: the same command with --resume" in out
+    assert (
+        f"stopped by {name} before the first epoch was over, saved in run/checkpoints: the same command with --resume"
+        in out
+    )
     assert "\nepoch" not in out
     assert not err
     assert set(results(tmp_path)) == {"table.csv", "run"}

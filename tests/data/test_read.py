@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from gatewise.data import read_table, to_polars, write_table
+from gatewise.data import read_table, textfile, to_polars, write_table
 from gatewise.data.parse import parse_times
 from gatewise.errors import InputError
 
@@ -332,3 +332,34 @@ def test_stamps_that_are_not_alike(cells: list, message: str) -> None:
     times, problem = parse_times(pl.Series(cells, dtype=pl.String))
     assert times is None
     assert re.search(message, problem)
+
+
+@pytest.mark.parametrize(
+    ("cells", "kept"),
+    [
+        (["9007199254740992", "9007199254740993", "1.5"], True),
+        (["1e400", "2e500", "77"], True),
+        (["1e400", "inf", "77"], True),
+        (["9007199254740991", "1.5"], False),
+        (["inf", "-Infinity", "77"], False),
+        (["1e300", "0.1"], False),
+    ],
+)
+def test_numbers_that_would_become_others_stay_text(tmp_path: Path, cells: list[str], kept: bool) -> None:
+    path = tmp_path / "ids.csv"
+    path.write_text("\n".join(["id,y", *(f"{cell},1" for cell in cells)]) + "\n")
+    ids = read_table(path)["id"]
+    assert (ids.dtype == pl.String) == kept
+    if kept:
+        assert ids.to_list() == cells
+
+
+def test_a_quote_that_never_closes_is_named_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(textfile, "_LONGEST_LINE", 2_000)
+    path = tmp_path / "table.csv"
+    rows = "".join(f"{k},1\n" for k in range(2_000))
+    path.write_text(f'a,y\n1,2\n2,"2\n{rows}')
+    with pytest.raises(InputError, match=r"line 3: (its quotes do not close|the row cannot be read)"):
+        list(textfile.TextFile(path, ",", size=500).chunks())

@@ -332,3 +332,62 @@ def test_rows_are_mapped_and_cannot_be_written(tmp_path: Path) -> None:
     for array in (store.y, store.extremes, store.past):
         assert not array.flags.writeable
         assert not array.flags.owndata
+
+
+def test_force_replaces_no_folder_that_only_has_an_index_and_no_store_with_others_files(tmp_path: Path) -> None:
+    panel = build_panel(pl.DataFrame({"y": [1.0, 2.0]}), Columns())
+    web, store = tmp_path / "web", tmp_path / "store"
+    web.mkdir()
+    (web / "index.json").write_text("{}")
+    (web / "precious.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty"), store_writer(web, force=True) as writer:
+        writer.append(panel)
+    assert (web / "precious.txt").read_text() == "mine"
+    for _ in range(2):
+        with store_writer(store, force=True) as writer:
+            writer.append(panel)
+    (store / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"also holds 'notes\.txt'"), store_writer(store, force=True) as writer:
+        writer.append(panel)
+    assert (store / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store", "web"]
+
+
+def test_a_signal_between_the_two_renames_leaves_the_old_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(value: float) -> None:
+        with store_writer(tmp_path / "store", force=True) as writer:
+            writer.append(build_panel(pl.DataFrame({"y": [value, value]}), Columns()))
+
+    write(1.0)
+    plain, calls = Path.replace, 0
+
+    def replace(source: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise SystemExit(143)
+        return plain(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(SystemExit):
+            write(2.0)
+    assert Store.open(tmp_path / "store").y.tolist() == [1.0, 1.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_store_in_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with store_writer(".") as writer:
+        writer.append(build_panel(pl.DataFrame({"y": [1.0, 2.0]}), Columns()))
+    assert Store.open(tmp_path / "here").y.tolist() == [1.0, 2.0]
+
+
+def test_verify_names_a_file_that_is_gone(tmp_path: Path) -> None:
+    with store_writer(tmp_path / "store") as writer:
+        writer.append(build_panel(pl.DataFrame({"y": [1.0, 2.0]}), Columns()))
+    store = Store.open(tmp_path / "store")
+    (tmp_path / "store" / "y.bin").unlink()
+    with pytest.raises(InputError, match=r"y\.bin cannot be read: No such file"):
+        store.verify()

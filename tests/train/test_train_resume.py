@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from resumable import KILLED, LENGTHS, PLAN, Told, bits, training
 
 from gatewise.errors import InputError
-from gatewise.train import Checkpoints, Step
+from gatewise.train import Checkpoints, Plan, Step, train
 
 WHOLE = PLAN.epochs * PLAN.steps
 
@@ -164,3 +165,39 @@ def test_fault_26_a_full_file_system(tmp_path: Path) -> None:
     assert "No space left on device" in first
     assert first.endswith("['step-0000000003.checkpoint', 'step-0000000006.checkpoint']")
     assert second == "1 6 []"
+
+
+def test_a_damaged_checkpoint_takes_no_good_ones_place(tmp_path: Path) -> None:
+    place = Checkpoints(tmp_path, resume=True)
+    for step in (3, 6):
+        place.save(step, {"step": step})
+    newest = tmp_path / "step-0000000006.checkpoint"
+    newest.write_bytes(b"")
+    state, notes = place.last()
+    assert state is not None
+    assert (state["step"], len(notes)) == (3, 1)
+    for step in (4, 5):
+        place.save(step, {"step": step})
+        assert not newest.exists()
+    assert [path.name[-13:-11] for path in sorted(tmp_path.iterdir())] == ["04", "05"]
+
+
+def test_the_patience_of_a_plateau_is_of_the_past(tmp_path: Path) -> None:
+    training(Checkpoints(tmp_path), plan=dataclasses.replace(PLAN, epochs=1))
+    with pytest.raises(InputError, match="has patience 2, not 3"):
+        training(Checkpoints(tmp_path, resume=True), plan=dataclasses.replace(PLAN, patience=3))
+
+
+def test_a_signal_in_the_last_validation_is_obeyed(tmp_path: Path) -> None:
+    place = Checkpoints(tmp_path, resume=True)
+
+    def on_epoch(epoch: object, is_best: bool) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    torch.manual_seed(0)
+    line = torch.nn.Linear(1, 1)
+    history = train(
+        line, lambda x: (line(x).sum(), 1), lambda *_: torch.ones(1, 1), Plan(1, 2), checkpoints=place,
+        on_epoch=on_epoch,
+    )  # fmt: skip
+    assert (history.stopped, history.saved, history.best) == (signal.SIGTERM, True, 1)

@@ -1,13 +1,16 @@
 """What ``gatewise fit`` does: check, read, train, write; alone or as one of torchrun's processes."""
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from signal import Signals
+from signal import Signals, signal
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from gatewise.cli.codes import INTERRUPTED, name_of, stopped_by
+from gatewise.cli.codes import name_of, stopped_by
 from gatewise.data import to_table
+from gatewise.format import MODEL_NAME
 from gatewise.machine import process
 from gatewise.tasks.forecast.folder import CHECKPOINTS, check_folder
 
@@ -42,7 +45,6 @@ def fit(command: "Fit", title: str) -> int:
     from gatewise.train import joined_group
 
     place = folder / CHECKPOINTS
-    go_on = f"saved in {place}: the same command with --resume goes on."
     with ExitStack() as until_written:
         with joined_group() as group, ExitStack() as while_training:
             watch = Silent()
@@ -54,29 +56,61 @@ def fit(command: "Fit", title: str) -> int:
                     command.settings, table, watch,
                     checkpoints=place, resume=command.resume, save_every=command.save_every,
                 )  # fmt: skip
-            except StoppedError as stop:
+            except KeyboardInterrupt as stop:
+                number, saved = (stop.signal, stop.saved) if isinstance(stop, StoppedError) else (Signals.SIGINT, False)
                 if group.first:
-                    print(f"stopped by {name_of(stop.signal)} in the first epoch, {go_on}")
-                return stopped_by(stop.signal)
+                    print(f"stopped by {name_of(number)} before the first epoch was over{_go_on(place, saved=saved)}")
+                return stopped_by(number)
         stopped = fitted.history.stopped
         if not group.first:
             return stopped_by(stopped) if stopped else 0
         if stopped:
-            print(f"stopped by {name_of(stopped)}, {go_on}")
+            print(f"stopped by {name_of(stopped)}{_go_on(place, saved=fitted.history.saved)}")
             if stopped != Signals.SIGINT:
                 # Whoever sends SIGTERM waits for a few seconds only.
                 return stopped_by(stopped)
             print(f"keeping the best model so far, of epoch {fitted.history.best}.")
         try:
-            metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=title, force=True)
-        except KeyboardInterrupt:
-            print(f"stopped while writing, {go_on}", file=sys.stderr)
-            return INTERRUPTED
+            with _raised_on_sigterm():
+                metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=title, force=True)
+        except (KeyboardInterrupt, StoppedWriting) as stop:
+            number = Signals.SIGTERM if isinstance(stop, StoppedWriting) else Signals.SIGINT
+            watch.event("interrupted", signal=number.name)
+            print(f"stopped by {name_of(number)} while writing{_go_on(place, saved=True)}", file=sys.stderr)
+            return stopped_by(number)
     print_scores(metrics)
     print(f"run folder: {folder} (open {folder / 'report.html'})")
     if not (folder / "forecast.csv").exists():
         print("no forecast.csv: the table has no future rows with the known-future covariates.")
     return stopped_by(stopped) if stopped else 0
+
+
+class StoppedWriting(Exception):  # noqa: N818 - no error
+    """SIGTERM came while the run folder was written."""
+
+
+@contextmanager
+def _raised_on_sigterm() -> Generator[None]:
+    """SIGTERM as an exception, so that what is half written is removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StoppedWriting
+
+    before = signal(Signals.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal(Signals.SIGTERM, before)
+
+
+def _go_on(place: Path, *, saved: bool) -> str:
+    """What is left of a run that was stopped, in words."""
+    before = " The other files there are of the run before." if (place.parent / MODEL_NAME).exists() else ""
+    if saved:
+        return f", saved in {place}: the same command with --resume goes on.{before}"
+    if place.is_dir() and any(place.iterdir()):
+        return f": the same command with --resume goes on from the last checkpoint in {place}.{before}"
+    return f"; nothing is saved.{before}"
 
 
 class _Watch:
@@ -90,7 +124,9 @@ class _Watch:
         """The table is read."""
         from gatewise.train.log import RunLog
 
-        log = RunLog(self._folder, resume=self._resume, say=self._progress.note)
+        # Without a checkpoint the run begins anew, and so does its log.
+        resume = self._resume and (self._folder / CHECKPOINTS).is_dir()
+        log = RunLog(self._folder, resume=resume, say=self._progress.note)
         self._log = self._stack.enter_context(log)
         self._log.begin(summary, plan)
         self._progress.begin(summary, plan)

@@ -27,7 +27,7 @@ class Prepare:
 
         gatewise prepare 'sales/*.parquet' --target units --id shop --time day --future price -o stores/sales
 
-        gatewise prepare shop.duckdb --query 'select * from sales order by shop, day' --target units -o stores/sales
+        gatewise prepare shop.duckdb --query 'select * from sales' --target units --id shop --time day -o stores/sales
     """
 
     table: tyro.conf.Positional[str]

@@ -68,7 +68,7 @@ class Progress:
 
     def event(self, name: str, **values: Any) -> None:
         """Say where training goes on from, and what could not be saved."""
-        place = f"epoch {values['epoch']}, step {values['step']}"
+        place = f"epoch {values.get('epoch')}, step {values.get('step')}"
         if name == "resume":
             for note in values["notes"]:
                 self.note(note)

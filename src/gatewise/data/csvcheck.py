@@ -159,7 +159,7 @@ def _marks(data: bytes, octets: np.ndarray, separator: str, *, last: bool) -> np
     quotes = np.flatnonzero(octets == _QUOTE)
     if last and len(quotes) % 2:
         return None
-    around = np.concatenate([[_LINE_END], octets, [_LINE_END]])
+    around = np.concatenate([np.array([_LINE_END], np.uint8), octets, np.array([_LINE_END], np.uint8)])
     before, after = around[quotes[0::2]], around[quotes[1::2] + 2]
     ends = (ord(separator), _LINE_END, _QUOTE)
     if not (np.isin(before, ends).all() and np.isin(after, (*ends, ord("\r"))).all()):

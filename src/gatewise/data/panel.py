@@ -15,7 +15,7 @@ import polars as pl
 from gatewise.data.forks import check_fork
 from gatewise.data.frequency import Frequency
 from gatewise.data.grid import POLICY_HINT, Rows, check_order, complete, group_rows, settle_frequency
-from gatewise.data.roles import Columns, check_columns, count, number_column
+from gatewise.data.roles import Columns, check_columns, check_finite, count, number_column
 from gatewise.data.table import with_future
 from gatewise.errors import InputError
 
@@ -348,6 +348,8 @@ def _statics(df: pl.DataFrame, rows: Rows) -> pl.DataFrame:
         if column.dtype.is_float() and column.is_infinite().any():
             at = int(np.argmax(column.is_infinite().to_numpy()[rows.source]))
             raise InputError(f"the static covariate {name!r} is infinite at {rows.place(at)}: give finite numbers.")
+        if column.dtype.is_numeric():
+            check_finite(column.cast(pl.Float64).to_numpy(), name, "static covariate")
         changed = (column.gather(np.repeat(firsts, sizes)) != column.gather(rows.source)).to_numpy()
         if changed.any():
             at = int(np.argmax(changed))

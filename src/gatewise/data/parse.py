@@ -24,6 +24,10 @@ _STAMP = re.compile(
 )
 
 
+MOST_EXACT = 2.0**53
+"""From here on Float64 skips whole numbers."""
+
+
 def tidy(text: pl.Series) -> pl.Series:
     """Gives a column of text the type that all its cells share: whole number, number, truth value, stamp or text.
 
@@ -42,7 +46,7 @@ def tidy(text: pl.Series) -> pl.Series:
         if whole.null_count() == blanks:
             return whole
         number = clean.cast(pl.Float64, strict=False)
-        if number.null_count() == blanks and not clean.str.contains(r"^[+-]?\d{19,}$").any():
+        if number.null_count() == blanks and not _merged(clean, number):
             return number
     if (lower := clean.str.to_lowercase()).drop_nulls().is_in(["true", "false"]).all():
         return lower == "true"
@@ -51,6 +55,13 @@ def tidy(text: pl.Series) -> pl.Series:
     if stamps is not None:
         return stamps
     return text.set(text == "", None)
+
+
+def _merged(text: pl.Series, number: pl.Series) -> bool:
+    """Whether some cells are other numbers as Float64 than as they are written, and two names might become one."""
+    whole = text.str.contains(r"^[+-]?\d+$") & (number.abs() >= MOST_EXACT)
+    huge = number.is_infinite() & ~text.str.to_lowercase().str.contains("inf")
+    return bool((whole | huge).any())
 
 
 def parse_numbers(text: pl.Series) -> tuple[pl.Series, pl.Series]:

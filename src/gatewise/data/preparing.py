@@ -54,7 +54,7 @@ def prepare(
     Args:
         table: A path or pattern of CSV, TSV or Parquet files, also gzipped; a folder of Parquet files; or a database
             of DuckDB or SQLite.
-        folder: Where the store will be. Beside it there must be room for the columns as well, 20 bytes for each row
+        folder: Where the store will be. Beside it there must be room for the columns as well, 16 bytes for each row
             and 4 more for each covariate; twice that while a table is sorted.
         target: What is forecast.
         id: Names the series; by default unique_id if the table has it, else the table is one series.

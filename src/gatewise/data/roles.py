@@ -103,7 +103,7 @@ def usual_columns(
 def id_column(df: pl.DataFrame, name: str, first: int | None = None) -> pl.Series:
     """The column that names the series, without blanks; `first` is the number of its first row in a longer table."""
     ids = df[name]
-    if ids.dtype.is_nested() or ids.dtype in {pl.Object, pl.Null}:
+    if ids.dtype.is_nested() or ids.dtype in {pl.Object, pl.Null, pl.Binary}:
         raise InputError(f"the id column {name!r} holds {ids.dtype}: series are named by text or whole numbers.")
     refuse_blank(ids, f"id column {name!r}", first)
     return ids

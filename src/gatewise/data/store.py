@@ -44,11 +44,17 @@ _DTYPES = {
     "future": np.float32,
 }
 _CHUNK = 2**22
+_INDEX_BEGINS = 200
+"""Characters of the index within which it says what it is."""
 
 
 def file_name(column: str) -> str:
     """The file of a column."""
     return f"{column}.bin"
+
+
+FILES = frozenset({INDEX, SERIES, *map(file_name, _DTYPES)})
+"""All that a store may hold."""
 
 
 def static_name(index: int) -> str:
@@ -57,8 +63,12 @@ def static_name(index: int) -> str:
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether a path is a folder with the index of a store."""
-    return (Path(path) / INDEX).is_file()
+    """Whether a path is a folder with the index of a store, of any version, whole or damaged."""
+    try:
+        with open(Path(path) / INDEX, encoding="utf-8", errors="replace") as file:
+            return KIND in file.read(_INDEX_BEGINS)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -133,9 +143,12 @@ class Store:
         """
         for name, about in _read_index(self.path)["files"].items():
             digest = hashlib.sha256()
-            with open(self.path / name, "rb") as file:
-                while part := file.read(_CHUNK):
-                    digest.update(part)
+            try:
+                with open(self.path / name, "rb") as file:
+                    while part := file.read(_CHUNK):
+                        digest.update(part)
+            except OSError as error:
+                raise InputError(f"{self.path / name} cannot be read: {error.strerror or error}.") from None
             if digest.hexdigest() != about["sha256"]:
                 raise _damaged(self.path / name, "its content does not match its SHA-256")
 
@@ -206,7 +219,7 @@ AnyPanel = Panel | Store
 
 def _opened(path: Path, index: dict[str, Any]) -> Store:
     files = index["files"]
-    known = {SERIES, *map(file_name, _DTYPES)}
+    known = FILES - {INDEX}
     for name, about in files.items():
         if name not in known:
             raise ValueError(name)

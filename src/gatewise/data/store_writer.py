@@ -20,7 +20,19 @@ import polars as pl
 from gatewise.data.frequency import Frequency
 from gatewise.data.panel import POLICIES, Panel
 from gatewise.data.roles import Columns
-from gatewise.data.store import FIRST, ID, INDEX, KIND, MISSING, SERIES, VERSION, file_name, static_name
+from gatewise.data.store import (
+    FILES,
+    FIRST,
+    ID,
+    INDEX,
+    KIND,
+    MISSING,
+    SERIES,
+    VERSION,
+    file_name,
+    is_store,
+    static_name,
+)
 from gatewise.errors import InputError
 from gatewise.format.atomic import sync_folder
 from gatewise.runtime.rows import extremes_so_far, forward_filled
@@ -50,7 +62,7 @@ def store_writer(folder: str | Path, *, missing: str = "error", force: bool = Fa
         >>> Store.open(folder).ids.to_list()
         ['a', 'b']
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if missing not in POLICIES:
         raise InputError(f"missing={missing!r} is unknown: accepted are {', '.join(POLICIES)}.")
     check_place(folder, force=force)
@@ -78,8 +90,11 @@ def check_place(folder: Path, *, force: bool) -> None:
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; a store needs a folder of its own.")
     held = {path.name for path in folder.iterdir()}
-    if held and not (force and INDEX in held):
-        remedy = "or --force to replace the store in it" if INDEX in held else "which does not exist or is empty"
+    stored, foreign = is_store(folder), sorted(held - FILES)
+    if held and stored and foreign and force:
+        raise InputError(f"the store {folder} also holds {foreign[0]!r}, not its own file: move it, or give another.")
+    if held and not (force and stored):
+        remedy = "or --force to replace the store in it" if stored else "which does not exist or is empty"
         raise InputError(f"the folder {folder} is not empty: give another, {remedy}.")
 
 
@@ -270,13 +285,14 @@ def _replace(source: Path, folder: Path) -> None:
         folder.replace(old)
     try:
         source.replace(folder)
-    except OSError:
-        if old is not None:
+    except BaseException:
+        # A signal, too, must leave the old one in its place.
+        if old is not None and not folder.exists():
             old.replace(folder)
         raise
-    sync_folder(folder.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+    sync_folder(folder.parent)
 
 
 def _sync_file(path: Path) -> None:

@@ -75,6 +75,8 @@ class TextFile:
                 data = self._data
                 check_bytes(data, self._separator, name, self._line)
                 records = check_records(data, self.header, self._separator, name, line=self._line, last=self._ended)
+                if not records.count and len(data) > _LONGEST_LINE:
+                    raise InputError(f"{name}, line {self._line}: its quotes do not close within {len(data):,} bytes.")
                 if records.count > len(records.blank):
                     any_row = True
                     yield self._frame(data[: records.size], records, wanted)

@@ -53,6 +53,10 @@ class Log:
         match line.get("event"):
             case None:
                 self.damaged += 1
+            case "step" | "epoch" if not _placed(line):
+                self.damaged += 1
+            case "begin" if not isinstance(line.get("plan", {}), dict):
+                self.damaged += 1
             case "step":
                 self.steps.append(line)
             case "epoch":
@@ -159,6 +163,12 @@ def number(line: Line, name: str) -> float:
     """A number of a line; NaN where it has none, or had one that JSON cannot say."""
     value = line.get(name)
     return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _placed(line: Line) -> bool:
+    """Whether a line of a step or an epoch says of which."""
+    names = ("epoch", "step") if line.get("event") == "step" else ("epoch",)
+    return all(type(line.get(name)) is int for name in names)
 
 
 def _whole(line: Line, name: str) -> int:

@@ -12,6 +12,9 @@ from gatewise.runtime.calendar import CALENDAR, Stamps, calendar_features
 
 Floats = NDArray[np.float32]
 
+LARGEST = 1e6
+"""Of an encoded covariate, in standard deviations: beyond, every gate has long been saturated, and infinity is near."""
+
 
 @dataclass(frozen=True)
 class Numeric:
@@ -26,8 +29,10 @@ class Numeric:
             raise ValueError(f"the statistics of {self.name!r} are not those of numbers")
 
     def encode(self, values: NDArray[Any]) -> Floats:
-        """float32 of the same shape."""
-        return ((values - self.mean) / self.std).astype(np.float32)
+        """float32 of the same shape, cut to ± ``LARGEST``."""
+        with np.errstate(over="ignore"):
+            encoded = ((values - self.mean) / self.std).astype(np.float32)
+        return np.clip(encoded, -LARGEST, LARGEST)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Checkpoints:
         self.folder = Path(folder)
         self.resume = resume
         self.identity = dict(identity or {})
+        self._damaged: list[Path] = []
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
         """Write the state after a step, durably, and remove all but the last two.
@@ -74,8 +75,10 @@ class Checkpoints:
         with atomic_file(path) as file:
             file.write(_MAGIC + hashlib.sha256(data).hexdigest().encode() + b"\n")
             file.write(data)
-        for older in self._paths()[KEPT:]:
-            older.unlink(missing_ok=True)
+        # What was passed over when the run went on must not take the place of a good one.
+        for superfluous in {*self._damaged, *self._paths()[KEPT + len(self._damaged) :]} - {path}:
+            superfluous.unlink(missing_ok=True)
+        self._damaged = []
         return path
 
     def last(self) -> tuple[dict[str, Any] | None, list[str]]:
@@ -85,11 +88,13 @@ class Checkpoints:
             InputError: there are checkpoints, but all are damaged; or the last is of another run.
         """
         notes: list[str] = []
+        self._damaged = []
         for path in self._paths():
             try:
                 state = read_checkpoint(path)
             except DamagedCheckpointError as error:
                 notes.append(str(error))
+                self._damaged.append(path)
                 continue
             self._check_identity(path, state["identity"])
             return state, notes

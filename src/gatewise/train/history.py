@@ -58,11 +58,13 @@ class History:
         epochs: all that were finished.
         best: the epoch whose weights were kept, 0 before the first.
         stopped: the number of the signal that ended it early, else 0.
+        saved: whether there is a checkpoint of where it was stopped.
     """
 
     epochs: list[Epoch] = field(default_factory=list[Epoch])
     best: int = 0
     stopped: int = 0
+    saved: bool = False
 
     @property
     def interrupted(self) -> bool:

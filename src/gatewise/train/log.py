@@ -194,6 +194,6 @@ class _Boards:
             return
         try:
             action()
-        except (OSError, ImportError) as error:
+        except Exception as error:  # whatever it and protobuf may raise
             self._failed = True
             self._say(f"TensorBoard's files in {self._folder} are written no more: {error}. The training goes on.")

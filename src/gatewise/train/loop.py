@@ -104,6 +104,8 @@ def train(
                 if run.steps_done() % plan.save_every == 0 and run.step < plan.steps:
                     run.save()
             _judge(run, validate, on_epoch)
+            if stop.signal and run.group.size == 1:
+                return run.halt(stop.signal)
             run.save()
         return run.end()
 

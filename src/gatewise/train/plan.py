@@ -19,6 +19,8 @@ LAST_RATE = 0.01
 """Of a cosine schedule, as a share of its highest."""
 
 _FUSED = ("cpu", "cuda")
+_UNFIT = ("LBFGS", "SparseAdam", "Muon")
+"""They want a closure, sparse gradients, or matrices only, where every LSTM has biases."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
         if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
     }
     found = classes.get(name.lower()) if isinstance(name, str) else None
-    if found is None or found in {torch.optim.LBFGS, torch.optim.SparseAdam}:
-        usable = ", ".join(sorted(set(classes) - {"lbfgs", "sparseadam"}))
+    if found is None or found.__name__ in _UNFIT:
+        usable = ", ".join(sorted(set(classes) - {unfit.lower() for unfit in _UNFIT}))
         raise InputError(f"optimizer must be one of {usable}, not {name!r}.")
     return found
 

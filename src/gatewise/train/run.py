@@ -119,7 +119,7 @@ class Run:
     def halt(self, number: int) -> History:
         """Stop early, for a signal that this process or another got: save, and end."""
         self.history.stopped = number
-        self.save()
+        self.history.saved = self.save() is not None
         self._tell("interrupted", signal=Signals(number).name)
         return self.end()
 
@@ -207,7 +207,8 @@ class Run:
         for name, value in mine.items():
             if saved.get(name) == value:
                 continue
-            if name not in CHANGEABLE:
+            # A plateau is found in the whole history, with the patience of now.
+            if name not in CHANGEABLE or (name == "patience" and self.plan.schedule == "plateau"):
                 raise InputError(
                     f"the run in {checkpoints.folder} has {name} {saved.get(name)!r}, not {value!r}: go on with the "
                     "same, or begin anew."
@@ -232,12 +233,20 @@ def _versions() -> dict[str, Any]:
 
 
 def _rows_of(parts: list[dict[str, Any]], group: Group) -> dict[str, Any]:
-    """What this process carries, of what each process of the saved run did."""
+    """What this process carries, of what each process of the saved run did.
+
+    Raises:
+        InputError: the run has another number of processes now, and what they carried are not rows of tensors.
+    """
+    if len(parts) == group.size:
+        return parts[group.rank]
     mine: dict[str, Any] = {}
     for name, value in parts[0].items():
-        if isinstance(value, Tensor):
-            rows = torch.cat([part[name] for part in parts])
-            mine[name] = rows[group.part().rows(len(rows))]
-        else:
-            mine[name] = value
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name}, which is carried from step to step, cannot be shared out anew: go on with {len(parts)} "
+                "processes."
+            )
+        rows = torch.cat([part[name] for part in parts])
+        mine[name] = rows[group.part().rows(len(rows))]
     return mine

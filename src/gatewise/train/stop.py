@@ -27,7 +27,9 @@ class Stop:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            for number in SIGNALS:
+                self._before[number] = signal.getsignal(number)
+                signal.signal(number, self._note)
         return self
 
     def __exit__(

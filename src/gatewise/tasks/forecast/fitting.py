@@ -3,7 +3,6 @@
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -115,7 +114,6 @@ def fit_model(
             *(("note", note) for note in notes),
         ]
         watch.begin(summary, plan)
-        started = time.perf_counter()
         history = train_network(
             network, inputs, ranges, split.validation(), plan,
             settings=settings, panel=panel, watch=watch, checkpoints=place,
@@ -132,7 +130,7 @@ def fit_model(
         missing=settings.missing,
         short=settings.short,
         cutoffs=cutoffs,
-        training=_record(history, settings, time.perf_counter() - started),
+        training=_record(history, settings),
     )
     return model, Fitted(panel, split, tuple(summary), history, asdict(settings))
 
@@ -147,10 +145,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_turn)
 
 
-def _record(history: History, settings: Settings, seconds: float) -> dict[str, Any]:
+def _record(history: History, settings: Settings) -> dict[str, Any]:
     """What the model file keeps of its training."""
     return {
-        "seconds": round(seconds, 3),
+        "seconds": round(sum(epoch.seconds for epoch in history.epochs), 3),
         "best_epoch": history.best,
         "interrupted": history.interrupted,
         "epochs": [asdict(epoch) for epoch in history.epochs],

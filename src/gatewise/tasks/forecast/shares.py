@@ -24,8 +24,10 @@ def share(panel: AnyPanel, index: int, count: int) -> AnyPanel:
         >>> [share(panel, index, 2).ids.to_list() for index in range(2)]
         [['a', 'b'], ['c']]
     """
+    size, longer = divmod(len(panel.ids), count)
+    begin = index * size + min(index, longer)
     chosen = np.zeros(len(panel.ids), bool)
-    chosen[np.array_split(np.arange(len(chosen)), count)[index]] = True
+    chosen[begin : begin + size + (index < longer)] = True
     return panel.select(chosen)
 
 

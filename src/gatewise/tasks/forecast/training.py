@@ -59,11 +59,16 @@ class Silent:
 
 
 class StoppedError(KeyboardInterrupt):
-    """A signal ended the training before there was a model to keep; ``signal`` is its number."""
+    """A signal ended the training before there was a model to keep.
 
-    def __init__(self, number: int):
+    Attributes:
+        signal: its number.
+        saved: whether there is a checkpoint of where it was stopped.
+    """
+
+    def __init__(self, number: int, *, saved: bool = False):
         super().__init__(number)
-        self.signal = number
+        self.signal, self.saved = number, saved
 
 
 def plan_of(settings: Settings, save_every: int) -> Plan:
@@ -142,5 +147,5 @@ def train_network(
         on_step=watch.step, on_epoch=watch.epoch, on_event=watch.event,
     )  # fmt: skip
     if history.interrupted and not history.best:
-        raise StoppedError(history.stopped)
+        raise StoppedError(history.stopped, saved=history.saved)
     return history

@@ -240,7 +240,11 @@ class _Search:
         self.watch.start(number, settings)
 
         def follow(epoch: Epoch) -> None:
-            assert epoch.val_loss is not None  # there are validation windows
+            if epoch.val_loss is None:
+                raise InputError(
+                    "no target of the validation windows is known, by which trials are judged: use another --holdout, "
+                    "or --missing ffill."
+                )
             trial.report(epoch.val_loss, epoch.epoch)
             self.watch.epoch(number, epoch)
             if trial.should_prune():

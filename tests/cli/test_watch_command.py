@@ -220,13 +220,14 @@ class _Terminal:
 
     def __init__(self, words: list[str], height: int, width: int):
         self._decode = getincrementaldecoder("utf-8")().decode
-        self.process, self.pipe = pty.fork()
-        if self.process == 0:
-            time.sleep(0.2)  # until the size is set
-            # Not os.environ itself: readline has put COLUMNS into the process without its knowledge.
-            kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-            os.execve(words[0], words, kept | {"TERM": "xterm-256color"})
+        self.pipe, other = pty.openpty()
         self.resize(height, width)
+        # Not os.environ itself: readline has put COLUMNS into the process without its knowledge.
+        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+        environment = kept | {"TERM": "xterm-256color"}
+        # Not pty.fork, of which JAX warns where an earlier test has loaded it.
+        self.process = subprocess.Popen(words, stdin=other, stdout=other, stderr=other, env=environment)
+        os.close(other)
 
     def resize(self, height: int, width: int) -> None:
         fcntl.ioctl(self.pipe, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
@@ -245,7 +246,7 @@ class _Terminal:
 
     def end(self) -> tuple[int, str]:
         text = self.wait(lambda _: False)
-        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]), text
+        return self.process.wait(timeout=60), text
 
 
 @contextmanager
@@ -255,6 +256,8 @@ def _terminal(folder: Path, height: int = 24, width: int = 80) -> Iterator[_Term
         yield terminal
     finally:
         os.close(terminal.pipe)
+        terminal.process.kill()
+        terminal.process.wait()
 
 
 ALTERNATE, NORMAL = "\x1b[?1049h", "\x1b[?1049l"
@@ -296,7 +299,7 @@ def test_ctrl_c_ends_the_picture_only(tmp_path: Path, growing: Callable[..., Non
     growing(*_lines(1))
     with _terminal(tmp_path) as terminal:
         terminal.wait(lambda text: "training epoch 2 of 20" in text)
-        os.kill(terminal.process, signal.SIGINT)
+        terminal.process.send_signal(signal.SIGINT)
         code, last = terminal.end()
     assert code == 0
     assert "training epoch 2 of 20" in last.partition(NORMAL)[2]

@@ -101,13 +101,11 @@ def make_table(folder: Path, rows: int, series: int) -> int:
 
 def limited(name: str, command: list[str], limit: int) -> Stage:
     """Run a command under a limit of its writable memory, and watch it."""
-
-    def limit_data() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
     started, used = time.perf_counter(), _processor_seconds()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "2"}
-    process = subprocess.Popen(command, preexec_fn=limit_data, env=environment)  # noqa: PLW1509 - nothing else forks
+    process = subprocess.Popen(command, env=environment)
+    # At its start, when it has little yet.
+    resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
     peaks = {"RssAnon": 0, "VmData": 0}
     while process.poll() is None:
         for key, value in _status(process.pid).items():

@@ -1,6 +1,7 @@
 """`gatewise fit --resume` after a kill, a signal or nothing at all: the weights of a run that was never stopped."""
 
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ from cli_tools import (
     succeeds,
 )
 
+from gatewise.format import LogReader
 from gatewise.tasks.forecast import run, training
 from gatewise.train import read_checkpoint
 
@@ -170,3 +172,58 @@ def test_sigterm_while_writing_leaves_no_half_run(table: Path, monkeypatch: pyte
     assert set(results(table)) == {"table.csv", "run"}
     succeeds("fit", "table.csv", *SMALL, "--out", "run", "--resume")
     assert set(results(table / "run")) == RUN_FILES
+
+
+def test_a_second_ctrl_c_says_what_is_left(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(table)
+    plain, calls = training.pinball, 0
+
+    def stopping(*args):
+        nonlocal calls
+        calls += 1
+        for _ in range(2 * (calls == 6)):
+            signal.raise_signal(signal.SIGINT)
+        return plain(*args)
+
+    monkeypatch.setattr(training, "pinball", stopping)
+    stopped = command("fit", "table.csv", *SMALL, "--out", "run", "--save-every", "4")
+    assert stopped.code == 130
+    said = (
+        "stopped by Ctrl-C at once: the same command with --resume goes on from the last checkpoint in run/checkpoints."
+    )
+    assert said in stopped.out
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-0000000004.checkpoint"]
+
+
+def test_a_stop_that_could_not_be_saved_says_so(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(table)
+    plain = training.pinball
+
+    def stopping(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return plain(*args)
+
+    monkeypatch.setattr(training, "pinball", stopping)
+    Path("run").mkdir()
+    Path("run/checkpoints").write_text("in the way")
+    stopped = command("fit", "table.csv", *SMALL, "--out", "run", "--force")
+    assert stopped.code == 143
+    assert "no checkpoint was saved at epoch 1, step 1: run/checkpoints cannot be made: File exists." in stopped.out
+    assert stopped.out.endswith("stopped by SIGTERM before the first epoch was over; nothing is saved.")
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_its_log_anew(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table)
+    monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
+    words = ["fit", "table.csv", *SMALL, "--out", "run"]
+    succeeds(*words)
+    shutil.rmtree("run/checkpoints")
+    for name in RUN_FILES:
+        Path("run", name).unlink()
+    succeeds(*words, "--resume")
+    reader = LogReader("run")
+    reader.read()
+    assert [line["event"] for line in reader.log.events] == ["begin", "checkpoint", "end"]
+    assert [line["epoch"] for line in reader.log.epochs] == [1]

@@ -348,3 +348,22 @@ def test_an_average_of_many_points_keeps_their_height() -> None:
     ]
     text = "\n".join(_picture(lines, Look(80, 40)))
     assert re.findall(r"│ (0\.[456]\d*)\n", text) == ["0.6", "0.4"]  # as high as it goes, and as low
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        _line("step", 70, epoch=None, step=1),
+        _line("step", 70, epoch=1),
+        _line("epoch", 70, epoch="7"),
+        _line("begin", 70, plan=None),
+        _line("begin", 70, plan=[1]),
+        "[]",
+    ],
+)
+def test_a_line_that_is_json_but_not_whole_is_damaged(run: Path, line: str) -> None:
+    log = run / LOG_NAME
+    log.write_text("\n".join([*RUNNING, line, _line("end", 130)]) + "\n")
+    result = succeeds("watch", run)
+    assert result.raw_out.splitlines()[0] == "a: ended after 6 of 20 epochs"
+    assert "1 damaged line in the log" in result.out

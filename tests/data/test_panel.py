@@ -285,3 +285,11 @@ def test_messages_are_one_or_two_sentences() -> None:
         with pytest.raises(InputError) as caught:
             call()
         assert re.fullmatch(r"[^\n]{20,300}\.", str(caught.value))
+
+
+def test_a_static_number_beyond_float32_and_a_name_of_bytes_are_refused() -> None:
+    df = pl.DataFrame({"shop": ["a", "a"], "y": [1.0, 2.0], "size": [1e200, 1e200]})
+    with pytest.raises(InputError, match=r"static covariate 'size' is too large for float32: 1e\+200 in row 1"):
+        build_panel(df, Columns(id="shop", static=("size",)))
+    with pytest.raises(InputError, match="the id column 'shop' holds Binary"):
+        build_panel(df.with_columns(pl.col("shop").cast(pl.Binary)), Columns(id="shop"))

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 from prepared import assert_same, prepared, small_chunks, whole
 
-from gatewise.data import Store, prepare
+from gatewise.data import Store, databases, prepare
+from gatewise.errors import InputError
 
 TABLE = pl.DataFrame(
     {
@@ -218,3 +219,22 @@ def test_a_package_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, package, None)
     words = str(prepared(path, tmp_path / "store", query=QUERY))
     assert words == f"a DuckDB database needs {package}: pip install 'gatewise[sql]'."
+
+
+def test_a_folder_below_with_some_index_json_is_read_and_a_store_is_not(tmp_path: Path, expected: Store) -> None:
+    folder = tmp_path / "parts"
+    for name, rows in (("a", TABLE[:12]), ("b", TABLE[12:])):
+        (folder / name).mkdir(parents=True)
+        rows.write_parquet(folder / name / "part.parquet")
+    (folder / "b" / "index.json").write_text("{}")
+    prepare(folder / "a", folder / "store")
+    assert_same(prepare(folder, tmp_path / "out", **ROLES), expected)
+
+
+@pytest.mark.parametrize("package", ["duckdb", "pyarrow"])
+def test_a_package_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    path = database(tmp_path / "t.duckdb")
+    monkeypatch.setattr(databases, "find_spec", lambda name: None if name == package else name)
+    with pytest.raises(InputError, match=rf"a DuckDB database needs {package}: pip install 'gatewise\[sql\]'"):
+        prepare(path, tmp_path / "out", query=QUERY)
+    assert not (tmp_path / "out").exists()

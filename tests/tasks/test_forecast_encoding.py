@@ -11,7 +11,7 @@ from forecast_panels import NAN, bare_panel, rich_panel
 
 from gatewise.data import Columns, Panel, build_panel
 from gatewise.errors import InputError
-from gatewise.runtime.encoding import Category, Encoding, Numeric
+from gatewise.runtime.encoding import LARGEST, Category, Encoding, Numeric
 from gatewise.tasks.forecast.encoding import MAX_CATEGORIES, constant, fit_encoding, known, unknown
 
 
@@ -182,3 +182,11 @@ def test_an_encoding_comes_back_from_plain_data() -> None:
     assert [type(c) for c in back.static] == [Numeric, Category]
     for encode in (known, unknown, constant):
         assert encode(back, panel).tobytes() == encode(encoding, panel).tobytes()
+
+
+def test_a_value_beyond_float32_is_cut_and_an_unknown_one_stays_unknown() -> None:
+    values = np.array([3e37, -3e37, NAN, 2e-6, 0.0], np.float32)
+    encoded = Numeric("wind", 0.0, 1e-6).encode(values)
+    assert encoded.dtype == np.float32
+    np.testing.assert_array_equal(encoded[[0, 1, 2, 4]], [LARGEST, -LARGEST, NAN, 0.0])
+    assert encoded[3] == pytest.approx(2.0)

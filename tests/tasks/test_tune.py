@@ -486,3 +486,11 @@ def test_the_verdict_compares_with_the_settings_as_given() -> None:
         "Trial 2 of 2 is the best: validation loss 0.3, 25.0\u00a0% below the settings as given (0.4)."
     )
     assert said(replace(better, number=1)) == "Trial 1 of 1 is the best: validation loss 0.3."
+
+
+def test_validation_windows_without_a_known_target_are_refused(tmp_path: Path) -> None:
+    y = [float(k % 6) for k in range(200)]
+    y[170:194] = [float("nan")] * 24
+    settings = Settings(horizon=6, season=6, window=12, hidden=4, epochs=1, batch=4, holdout=6, missing="mask")
+    with pytest.raises(InputError, match="no target of the validation windows is known, by which trials are judged"):
+        tune(pl.DataFrame({"y": y}), settings, tmp_path / "run", trials=1, space=RATES)

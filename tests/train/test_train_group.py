@@ -15,6 +15,7 @@ from torch import Tensor, distributed
 from gatewise.errors import InputError
 from gatewise.machine import process
 from gatewise.train import Group, Part, joined_group
+from gatewise.train.run import dealt_out
 
 Found = list[dict[str, Any]]
 SIZES = grouped.SIZES
@@ -200,3 +201,13 @@ def test_nobody_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(InputError, match=r"cannot find each other.*MASTER_ADDR.*torchrun"), joined_group():
         raise AssertionError("joined nothing")
+
+
+def test_what_is_carried_comes_back_to_its_process_or_is_dealt_out_by_rows() -> None:
+    third = Part(2, 4)
+    odd = [{"state": {"h": torch.full((1,), float(k))}, "count": k} for k in range(4)]
+    assert dealt_out(odd, third) is odd[2]
+    with pytest.raises(InputError, match=r"state, .* cannot be shared out anew: go on with 2 processes"):
+        dealt_out(odd[:2], third)
+    rows = [{"h": torch.arange(3.0)[:, None]}, {"h": torch.arange(3.0, 8.0)[:, None]}]
+    assert dealt_out(rows, third)["h"].ravel().tolist() == [4.0, 5.0]

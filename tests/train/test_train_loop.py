@@ -228,9 +228,10 @@ def test_a_gradient_that_is_not_finite_is_found_where_the_loss_is() -> None:
 
     def loss(x: Tensor) -> tuple[Tensor, int]:
         # The square root has no slope at zero.
-        return torch.sqrt((line.weight - line.weight.detach()).abs()).sum() + line.bias.sum(), 1
+        return torch.sqrt((line.weight - line.weight.detach()).abs()).sum() + line.bias.sum(), 4
 
-    with pytest.raises(DivergedError, match=r"the gradient's norm became nan in epoch 1, step 1.*weight nan, bias 1"):
+    said = r"the gradient's norm became nan in epoch 1, step 1.*weight nan, bias 0\.25\."
+    with pytest.raises(DivergedError, match=said):
         train(line, loss, lambda *_: X, Plan(1, 1))
     assert _bits(line) == before
 

@@ -37,6 +37,7 @@ X = torch.linspace(-1, 1, 12)[:, None]
         ({"autocast": "float16"}, "autocast must be one of None, bfloat16, not 'float16'"),
         ({"optimizer": "adamv"}, "optimizer must be one of adadelta, .*adamw, .*sgd, not 'adamv'"),
         ({"optimizer": "lbfgs"}, "not 'lbfgs'"),
+        ({"optimizer": "muon"}, "not 'muon'"),
         ({"optimizer": None}, "optimizer must be one of .*not None"),
     ],
 )

@@ -88,3 +88,20 @@ def test_tensorboards_trouble_is_not_the_trainings(tmp_path: Path) -> None:
 def test_tensorboard_is_imported_only_when_it_is_needed() -> None:
     code = "import sys, gatewise.train.log; print(sorted(m for m in sys.modules if 'tensorboard' in m))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_whatever_tensorboard_raises_ends_its_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise TypeError("Descriptors cannot be created directly")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", broken)
+    said: list[str] = []
+    with RunLog(tmp_path, every=0, say=said.append) as told:
+        told.begin([], PLAN)
+        told.step(_step(1, 1, loss=1.0))
+        told.step(_step(1, 2, loss=1.0))
+    assert len(said) == 1
+    assert "written no more: Descriptors cannot be created directly. The training goes on." in said[0]
+    reader = LogReader(tmp_path)
+    reader.read()
+    assert [line["step"] for line in reader.log.steps] == [1, 2]

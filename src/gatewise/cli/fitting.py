@@ -1,14 +1,12 @@
 """What ``gatewise fit`` does: check, read, train, write; alone or as one of torchrun's processes."""
 
 import sys
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from signal import Signals, signal
-from types import FrameType
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
-from gatewise.cli.codes import name_of, stopped_by
+from gatewise.cli.codes import INTERRUPTED, name_of, raised_on_sigterm, stopped_by
 from gatewise.data import to_table
 from gatewise.format import MODEL_NAME
 from gatewise.machine import process
@@ -56,11 +54,16 @@ def fit(command: "Fit", title: str) -> int:
                     command.settings, table, watch,
                     checkpoints=place, resume=command.resume, save_every=command.save_every,
                 )  # fmt: skip
-            except KeyboardInterrupt as stop:
-                number, saved = (stop.signal, stop.saved) if isinstance(stop, StoppedError) else (Signals.SIGINT, False)
+            except StoppedError as stop:
                 if group.first:
-                    print(f"stopped by {name_of(number)} before the first epoch was over{_go_on(place, saved=saved)}")
-                return stopped_by(number)
+                    left = _go_on(place, saved=stop.saved)
+                    print(f"stopped by {name_of(stop.signal)} before the first epoch was over{left}")
+                return stopped_by(stop.signal)
+            except KeyboardInterrupt:
+                # The second Ctrl-C, which does not wait for the step.
+                if group.first:
+                    print(f"stopped by Ctrl-C at once{_go_on(place, saved=False)}")
+                return INTERRUPTED
         stopped = fitted.history.stopped
         if not group.first:
             return stopped_by(stopped) if stopped else 0
@@ -71,10 +74,10 @@ def fit(command: "Fit", title: str) -> int:
                 return stopped_by(stopped)
             print(f"keeping the best model so far, of epoch {fitted.history.best}.")
         try:
-            with _raised_on_sigterm():
+            with raised_on_sigterm(StoppedError(Signals.SIGTERM)):
                 metrics = write_run(model, fitted, folder, title=f"Forecast of {name}", command=title, force=True)
-        except (KeyboardInterrupt, StoppedWriting) as stop:
-            number = Signals.SIGTERM if isinstance(stop, StoppedWriting) else Signals.SIGINT
+        except KeyboardInterrupt as stop:
+            number = Signals(stop.signal if isinstance(stop, StoppedError) else Signals.SIGINT)
             watch.event("interrupted", signal=number.name)
             print(f"stopped by {name_of(number)} while writing{_go_on(place, saved=True)}", file=sys.stderr)
             return stopped_by(number)
@@ -83,24 +86,6 @@ def fit(command: "Fit", title: str) -> int:
     if not (folder / "forecast.csv").exists():
         print("no forecast.csv: the table has no future rows with the known-future covariates.")
     return stopped_by(stopped) if stopped else 0
-
-
-class StoppedWriting(Exception):  # noqa: N818 - no error
-    """SIGTERM came while the run folder was written."""
-
-
-@contextmanager
-def _raised_on_sigterm() -> Generator[None]:
-    """SIGTERM as an exception, so that what is half written is removed."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StoppedWriting
-
-    before = signal(Signals.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal(Signals.SIGTERM, before)
 
 
 def _go_on(place: Path, *, saved: bool) -> str:

@@ -1,17 +1,14 @@
 """`gatewise prepare`: a table of any size made into a store."""
 
-import contextlib
-import signal
-import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from signal import SIGTERM
 from time import perf_counter
 from typing import Annotated, Literal
 
 import tyro
 
-_TERMINATED = 143
-"""SIGTERM, as a shell reports it."""
+from gatewise.cli.codes import raised_on_sigterm, stopped_by
 
 
 @dataclass
@@ -62,7 +59,7 @@ class Prepare:
 
         begin = perf_counter()
         console = Console(stderr=True)
-        with _removed_on_sigterm(), console.status("reading") as status:
+        with raised_on_sigterm(SystemExit(stopped_by(SIGTERM))), console.status("reading") as status:
             store = prepare(
                 self.table,
                 self.output,
@@ -83,13 +80,3 @@ class Prepare:
             f"{seconds:.1f} s ({rows / seconds:,.0f} rows/s)"
         )
         return 0
-
-
-@contextlib.contextmanager
-def _removed_on_sigterm() -> Generator[None]:
-    """SIGTERM as an exception, so that what is half done is removed."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -73,11 +74,12 @@ class DuckdbAnswer:
 
 
 def _open_duckdb(path: str | Path, query: str, scratch: Path, stack: contextlib.ExitStack) -> DuckdbAnswer:
-    try:
-        import duckdb
-        import pyarrow  # noqa: F401 - the batches are pyarrow's
-    except ModuleNotFoundError as error:
-        raise InputError(f"a DuckDB database needs {error.name}: pip install 'gatewise[sql]'.") from None
+    # Its batches are pyarrow's.
+    for package in ("duckdb", "pyarrow"):
+        if find_spec(package) is None:
+            raise InputError(f"a DuckDB database needs {package}: pip install 'gatewise[sql]'.")
+    import duckdb
+
     spill = stack.enter_context(tempfile.TemporaryDirectory(dir=scratch, prefix=".prepare.", suffix=".duckdb"))
     settings: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": spill}
     try:

@@ -35,6 +35,10 @@ class Part:
         return slice(total * self.index // self.count, total * (self.index + 1) // self.count)
 
 
+WHOLE = Part()
+"""A batch as one part."""
+
+
 @final
 class Group:
     """The processes of torch.distributed's default group, or this one if there is none.

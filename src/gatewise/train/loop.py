@@ -168,6 +168,7 @@ class _Work(Generic[Batch]):
         gradients = Gradients([p for p, by in zip(run.parameters, sums[len(wishes) :], strict=True) if by], run.group)
         norm = gradients.norm() / max(count, 1)
         if not (math.isfinite(mean) and math.isfinite(norm)):
+            gradients.scale(1 / max(count, 1))
             self._diverge(mean, norm, culprit, blamed=not math.isfinite(mine))
         self._average(gradients, max(count, 1), norm)
         run.optimizer.step()

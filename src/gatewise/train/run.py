@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gatewise.errors import InputError
 from gatewise.train.checkpoint import Checkpoints
-from gatewise.train.group import Group
+from gatewise.train.group import Group, Part
 from gatewise.train.history import Epoch, History, OnEvent, Step
 from gatewise.train.plan import Plan, make_optimizer
 from gatewise.train.weights import Average, copy_of, random_states, restore_random_states
@@ -113,8 +113,9 @@ class Run:
         return is_best
 
     def hold_carried(self) -> None:
-        """Note what is carried, before a step that may go wrong."""
-        self._held = self._carried.state_dict() if self._carried is not None else {}
+        """Note what is carried, before a step that may go wrong, if it can be saved."""
+        if self._carried is not None and self._checkpoints is not None:
+            self._held = self._carried.state_dict()
 
     def halt(self, number: int) -> History:
         """Stop early, for a signal that this process or another got: save, and end."""
@@ -196,7 +197,7 @@ class Run:
         self._best = state["best"]
         processes = state["processes"]
         if self._carried is not None:
-            self._carried.load_state_dict(_rows_of([each["carried"] for each in processes], self.group))
+            self._carried.load_state_dict(dealt_out([each["carried"] for each in processes], self.group.part()))
         if self.group.rank < len(processes):
             restore_random_states(processes[self.group.rank]["random"])
 
@@ -232,21 +233,21 @@ def _versions() -> dict[str, Any]:
     return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
 
-def _rows_of(parts: list[dict[str, Any]], group: Group) -> dict[str, Any]:
-    """What this process carries, of what each process of the saved run did.
+def dealt_out(carried: list[dict[str, Any]], mine: Part) -> dict[str, Any]:
+    """What a process carries, of what each process of the saved run did.
 
     Raises:
         InputError: the run has another number of processes now, and what they carried are not rows of tensors.
     """
-    if len(parts) == group.size:
-        return parts[group.rank]
-    mine: dict[str, Any] = {}
-    for name, value in parts[0].items():
+    if len(carried) == mine.count:
+        return carried[mine.index]
+    found: dict[str, Any] = {}
+    for name, value in carried[0].items():
         if not isinstance(value, Tensor):
             raise InputError(
-                f"{name}, which is carried from step to step, cannot be shared out anew: go on with {len(parts)} "
+                f"{name}, which is carried from step to step, cannot be shared out anew: go on with {len(carried)} "
                 "processes."
             )
-        rows = torch.cat([part[name] for part in parts])
-        mine[name] = rows[group.part().rows(len(rows))]
-    return mine
+        rows = torch.cat([each[name] for each in carried])
+        found[name] = rows[mine.rows(len(rows))]
+    return found

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from gatewise.errors import InputError
-from gatewise.train.group import Part
+from gatewise.train.group import WHOLE, Part
 
 Whole = NDArray[np.int64]
 
@@ -115,7 +115,7 @@ class Streams:
         """Steps from one update to the next."""
         return self._window
 
-    def window(self, epoch: int, step: int, part: Part = Part()) -> Window:  # noqa: B008 - frozen
+    def window(self, epoch: int, step: int, part: Part = WHOLE) -> Window:
         """A part of a window, by epoch and step (both from 1)."""
         pieces, begins = self._order(epoch)
         lead = max(0, self.backward - self._window)

@@ -37,8 +37,20 @@ from gatewise.train import Checkpoints, Group, History
 from gatewise.train.threads import torch_threads
 from gatewise.train.weights import random_states, restore_random_states
 
-_TURN = threading.RLock()
-"""Whose turn it is to train: a process has one random generator, and one number of threads, for all of torch."""
+
+class _Turn:
+    """Whose turn it is to train: a process has one random generator, and one number of threads, for all of torch."""
+
+    lock = threading.RLock()
+
+    @classmethod
+    def renew(cls) -> None:
+        """In a process that was forked: whoever had the turn is not there to give it up."""
+        cls.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Turn.renew)
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ def fit_model(
     inputs = windows_of(panel, encoding, shape)
     ranges, cutoffs = split.training(), moments_of(panel, split.cutoffs - 1)
     check_cutoffs(cutoffs)
-    with _TURN, _own_randomness(settings.seed), torch_threads(settings.threads):
+    with _Turn.lock, _own_randomness(settings.seed), torch_threads(settings.threads):
         blocks = architecture(len(inputs.channels), settings.hidden, settings.layers, shape, len(settings.quantiles))
         network = Network(blocks, settings.dropout)
         network.lstm().requires_grad_(not settings.freeze_lstm)
@@ -133,16 +145,6 @@ def fit_model(
         training=_record(history, settings),
     )
     return model, Fitted(panel, split, tuple(summary), history, asdict(settings))
-
-
-def _new_turn() -> None:
-    """In a process that was forked: whoever had the turn is not there to give it up."""
-    global _TURN  # noqa: PLW0603
-    _TURN = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_turn)
 
 
 def _record(history: History, settings: Settings) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Silent:
 
 
 class StoppedError(KeyboardInterrupt):
-    """A signal ended the training before there was a model to keep.
+    """A signal ended a fit before there was a model to keep, or while it was written.
 
     Attributes:
         signal: its number.

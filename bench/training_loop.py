@@ -84,8 +84,8 @@ class Alternating:
         self._levels = torch.tensor(LEVELS)
         self.network = Network(fitted.model_.blocks)
         self._alone = deepcopy(self.network)
-        self._ready = windows.gather(ranges.draw(batch, (0,)))
-        self._marks: list[float] = []
+        self._ready = windows.gather(ranges.numbered(ranges.draw(batch, (0,))))
+        self._marks = [process_time()]
         self._backward = 0.0
         self.steps: list[tuple[float, ...]] = []
         self.alone: list[float] = []
@@ -106,7 +106,9 @@ class Alternating:
     def step(self, _: Step) -> None:
         """End the marks of a step, and compute alone."""
         self._mark()
-        marks = [*self._marks[:4], self._backward, *self._marks[4:]]
+        marks = self._marks
+        if self._backward:
+            marks = [*marks[:4], self._backward, *marks[4:]]
         self.steps.append(tuple(np.diff(marks)))
         for p in self._alone.parameters():
             p.grad = None
@@ -127,7 +129,6 @@ class Alternating:
 
         handles = [p.register_post_accumulate_grad_hook(came) for p in self.network.parameters()]
         handles += [register_optimizer_step_pre_hook(around), register_optimizer_step_post_hook(around)]
-        self._marks = [process_time()]
         try:
             yield
         finally:
@@ -143,17 +144,22 @@ class Alternating:
 
 
 def cost(batch: int, length: int, hidden: int, steps: int) -> Cost:
-    """Measure the loop over so many steps, on torch's number of threads."""
-    work = Alternating(batch, length, hidden, WARM + steps)
-    with work.hooked():
-        train(work.network, work.loss, work.batch, work.plan, on_step=work.step)
-    # Means over bursts: one step in so many gathers for all of them.
-    taken = _bursts(np.array(work.steps[WARM:]))
-    alone = _bursts(np.array(work.alone[WARM:])[:, None])[:, 0]
+    """Measure the loop over so many steps, on torch's number of threads; then again for its parts."""
+    taken, alone = _burst_means(Alternating(batch, length, hidden, WARM + steps))
     whole = taken.sum(1)
     low, share, high = quartiles((1 - alone / whole).tolist())
-    pieces = {name: float(seconds) for name, seconds in zip(PIECES, np.median(taken, 0), strict=True)}
+    work = Alternating(batch, length, hidden, WARM + steps)
+    with work.hooked():
+        parts, _ = _burst_means(work)
+    pieces = {name: float(seconds) for name, seconds in zip(PIECES, np.median(parts, 0), strict=True)}
     return Cost(float(np.median(whole)), float(np.median(alone)), share, (low, high), pieces)
+
+
+def _burst_means(work: Alternating) -> tuple[np.ndarray, np.ndarray]:
+    """Train; the seconds of a step's parts [steps / burst, parts], and those of the network alone [steps / burst]."""
+    train(work.network, work.loss, work.batch, work.plan, on_step=work.step)
+    # Means over bursts: one step in so many gathers for all of them.
+    return _bursts(np.array(work.steps[WARM:])), _bursts(np.array(work.alone[WARM:])[:, None])[:, 0]
 
 
 def _bursts(seconds: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def _times(inputs: Windows, ranges: OriginRanges, batch: int, rounds: int) -> tu
     draws, gathers = [], []
     for step in range(rounds):
         started = time.perf_counter()
-        origins = ranges.draw(batch, (0, 1, step))
+        origins = ranges.numbered(ranges.draw(batch, (0, 1, step)))
         between = time.perf_counter()
         inputs.gather(origins)
         draws.append(between - started)

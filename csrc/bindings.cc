@@ -19,6 +19,7 @@
 #include "engine.h"
 #include "python.h"
 #include "runtime.h"
+#include "shared_sum.h"
 #include "stack.h"
 #include "team.h"
 #include "tensor.h"
@@ -198,4 +199,5 @@ NB_MODULE(_native, m) {
   m.def("forward", &run_forward);
   m.def("backward", &run_backward);
   bind_runtime(m);
+  bind_shared_sum(m);
 }

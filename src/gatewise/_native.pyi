@@ -187,6 +187,22 @@ class Model:
     ) -> None:
         """Run whole sequences, everything dense and time-major; releases the GIL."""
 
+class SharedSum:
+    """Sums over processes that share memory: csrc/shared_sum.cc."""
+
+    def __init__(self, memory: int, bytes: int, rank: int, size: int) -> None: ...
+    def put(self, source: int, bytes: int) -> None:
+        """Begin a turn with the values of this process."""
+
+    def missing(self, seconds: float) -> int | None:
+        """Wait for all to have begun it; one that has not after so long."""
+
+    def sum_float32(self, target: int, count: int) -> None:
+        """Add up the values of all, once none is missing."""
+
+    def sum_float64(self, target: int, count: int) -> None:
+        """The same of float64."""
+
 class Stream:
     """One stream of a model; what it is given is checked."""
 

@@ -40,6 +40,6 @@ def test_steps_at_once_are_steps_one_by_one(size: int, monkeypatch: pytest.Monke
     for epoch, step, part in asked:
         drawn = several.batch(epoch, step, part)
         assert _same(drawn, one.batch(epoch, step, part))
-        origins = ranges.draw(size, (5, epoch, step))
+        origins = ranges.numbered(ranges.draw(size, (5, epoch, step)))
         wanted = origins.take(part.rows(len(origins)))
         assert _same(drawn, Drawn(wanted, inputs.gather(wanted)))

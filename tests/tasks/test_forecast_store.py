@@ -118,7 +118,7 @@ def test_splits_and_moments_are_those_of_the_table(tmp_path: Path) -> None:
     shift = store.starts - panel.starts
     for name in ("starts", "train_ends", "cutoffs", "ends"):
         np.testing.assert_array_equal(getattr(theirs, name), getattr(ours, name) + shift)
-    one, two = (split.training().draw(9, (1, 2)) for split in (ours, theirs))
+    one, two = (each.numbered(each.draw(9, (1, 2))) for each in (ours.training(), theirs.training()))
     three, four = (split.validation() for split in (ours, theirs))
     for here, there in ((one, two), (three, four)):
         np.testing.assert_array_equal(there.series, here.series)

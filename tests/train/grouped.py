@@ -1,6 +1,7 @@
 """Small trainings, to be run alone or by each process of a group; what they tell of themselves."""
 
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from gatewise import LSTM
 from gatewise.errors import LostProcessError
 from gatewise.train import Checkpoints, DivergedError, Part, Plan, Streams, Truncated, Window, train
 from gatewise.train.group import Group
+from gatewise.train.shared import shared_sum
 
 ROWS = 40
 SIZES = (2, 3)
@@ -160,7 +162,11 @@ def work(rank: int, size: int, folder: str, other: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
     place = Path(folder)
+    # Two add up in memory that they share, three through torch.distributed.
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    Group.shared = shared_sum(rank, size)
     found = {
+        "shared": Group.shared is not None,
         "windows": windows(),
         "again": windows(),
         "turns": windows(accumulate=2),
@@ -182,6 +188,9 @@ def work(rank: int, size: int, folder: str, other: str) -> None:
     found["streams resumed"] = streams(place / "streams", resume=True)
     if other:
         found["others resumed"] = streams(Path(other), resume=True)
+    if Group.shared is not None:
+        Group.shared.close()
+        Group.shared = None
     found["lost"] = lost()
     torch.save(found, place / f"{rank}.pt")
     distributed.destroy_process_group()

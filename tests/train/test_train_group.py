@@ -147,6 +147,11 @@ def test_a_process_that_fails_ends_the_others(size: int, groups: dict[int, Found
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_two_share_memory_and_three_do_not(size: int, groups: dict[int, Found]) -> None:
+    assert [found["shared"] for found in groups[size]] == [size == 2] * size
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_numbers_and_tensors_are_added_up_with_all_their_digits(size: int, groups: dict[int, Found]) -> None:
     ranks = range(size)
     for found in (each["sums"] for each in groups[size]):

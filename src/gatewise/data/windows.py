@@ -34,19 +34,19 @@ class OriginRanges:
         """int64 [N+1], windows of all series before each, and of all."""
         return np.concatenate([[0], np.cumsum(self.counts())])
 
-    def draw(self, size: int, seed: tuple[int, ...]) -> Origins:
-        """A random draw without replacement of at most ``size`` windows, a function of the seed alone."""
+    def draw(self, size: int, seed: tuple[int, ...]) -> np.ndarray:
+        """The numbers of at most ``size`` windows, drawn without replacement: a function of the seed alone."""
         total = int(self._begins[-1])
-        return self._numbered(np.random.default_rng(seed).choice(total, min(size, total), replace=False))
+        return np.random.default_rng(seed).choice(total, min(size, total), replace=False)
 
     def parts(self, size: int) -> Iterator[Origins]:
         """All windows in order, at most ``size`` at a time."""
         total = int(self._begins[-1])
         for begin in range(0, total, size):
-            yield self._numbered(np.arange(begin, min(begin + size, total)))
+            yield self.numbered(np.arange(begin, min(begin + size, total)))
 
-    def _numbered(self, chosen: np.ndarray) -> Origins:
-        """Windows by their number among all."""
+    def numbered(self, chosen: np.ndarray) -> Origins:
+        """Windows by their numbers among all."""
         series = np.searchsorted(self._begins[1:], chosen, side="right")
         return Origins(series, self.first[series] + chosen - self._begins[series])
 

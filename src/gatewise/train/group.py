@@ -7,7 +7,7 @@ stay equal everywhere and the batches are those of a single process.
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, distributed, nn
@@ -16,6 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 from gatewise.errors import InputError, LostProcessError
 from gatewise.machine import process
 from gatewise.train.meeting import fresh_store
+from gatewise.train.shared import SharedSum, shared_sum
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class Group:
     Attributes:
         rank: of this process, from 0.
         size: how many there are.
+        shared: where the processes of ``joined_group`` add up, if they have memory to share.
     """
+
+    shared: ClassVar[SharedSum | None] = None
 
     def __init__(self) -> None:
         joined = distributed.is_available() and distributed.is_initialized()
@@ -76,17 +80,20 @@ class Group:
 
     def sum(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the processes."""
-        if self.size > 1:
-            with _in_touch():
-                distributed.all_reduce(tensor)
+        if self.size == 1:
+            return
+        if Group.shared is not None and Group.shared.takes(tensor):
+            Group.shared.sum(tensor)
+            return
+        with _in_touch():
+            distributed.all_reduce(tensor)
 
     def total(self, *values: float) -> list[float]:
         """The sums of numbers over the processes."""
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self._device())
-        with _in_touch():
-            distributed.all_reduce(sums)
+        self.sum(sums)
         return sums.tolist()
 
     def gather(self, item: Any) -> list[Any]:
@@ -128,6 +135,7 @@ def joined_group() -> Generator[Group]:
             store, rank, size = next(rendezvous("env://"))
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             distributed.init_process_group(backend, store=fresh_store(store, rank, size), rank=rank, world_size=size)
+            Group.shared = shared_sum(rank, size)
     except ValueError as error:
         raise InputError(f"the processes cannot find each other: {error}. Start them with torchrun.") from None
     try:
@@ -136,6 +144,9 @@ def joined_group() -> Generator[Group]:
         with _in_touch():
             distributed.barrier()
     finally:
+        if Group.shared is not None:
+            Group.shared.close()
+            Group.shared = None
         distributed.destroy_process_group()
 
 

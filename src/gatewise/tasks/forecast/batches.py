@@ -50,13 +50,13 @@ class Batches:
         return self._gathered[part][1][step - first]
 
     def _burst(self, epoch: int, first: int, part: Part) -> list[Drawn]:
-        draws: list[Origins] = []
-        for step in range(first, min(first + self._at_once, self._steps + 1)):
-            origins = self._ranges.draw(self._size, (self._seed, epoch, step))
-            draws.append(origins.take(part.rows(len(origins))))
-        series, rows = (np.concatenate([getattr(draw, name) for draw in draws]) for name in ("series", "row"))
-        windows, ends = self._inputs.gather(Origins(series, rows)), np.cumsum([len(draw) for draw in draws])
-        return [
-            Drawn(draw, windows.take(slice(end - len(draw), end)))
-            for draw, end in zip(draws, ends.tolist(), strict=True)
-        ]
+        last = min(first + self._at_once, self._steps + 1)
+        draws = [self._ranges.draw(self._size, (self._seed, epoch, step)) for step in range(first, last)]
+        rows = [part.rows(len(draw)) for draw in draws]
+        origins = self._ranges.numbered(np.concatenate([draw[own] for draw, own in zip(draws, rows, strict=True)]))
+        windows, end = self._inputs.gather(origins), 0
+        burst: list[Drawn] = []
+        for own in rows:
+            begin, end = end, end + own.stop - own.start
+            burst.append(Drawn(origins.take(slice(begin, end)), windows.take(slice(begin, end))))
+        return burst

@@ -1,9 +1,11 @@
 """The arguments of one layer's call, as the modules here pass them on."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from gatewise.reference import Noise, State, Weights, traced_names
 from gatewise.spec import Variant, parse_variant
@@ -128,3 +130,15 @@ def grouped(call: Call, values: Iterable[Any]) -> tuple[Any, list[list[Any]], li
     states = [[next(remaining) for _ in direction.state] for direction in call.directions]
     names = traced_names(call.variant) if call.trace else ()
     return y, states, [{name: next(remaining) for name in names} for _ in call.directions if names]
+
+
+_Group = TypeVar("_Group", Call, Result)
+
+
+def converted(group: _Group, dtype: torch.dtype) -> _Group:
+    """Return a call or a result with its floating tensors in another dtype."""
+
+    def convert(leaf: object) -> object:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return tree_map(convert, group)

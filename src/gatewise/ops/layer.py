@@ -5,16 +5,14 @@ which costs no copy.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_map
 
 from gatewise.errors import InputError
-from gatewise.ops.call import Call, Direction, Result, tensors
+from gatewise.ops.call import Call, Direction, Result, converted, tensors
 from gatewise.ops.checks import check_call, check_save, check_tensor, checked_lengths
 from gatewise.ops.plain import reference
 from gatewise.ops.serve import serve
@@ -55,7 +53,8 @@ def layer(
     Returns:
         The outputs of the directions side by side, their final states, their traces.
 
-    Under autocast all is computed in float32 and returned in autocast's dtype.
+    Under autocast all is computed in float32 and returned in autocast's dtype; the native engine does the same with
+    float16 and bfloat16, whose results and gradients are rounded once.
 
     Raises:
         ShapeError: a shape or device does not fit (also a RuntimeError, as in torch).
@@ -77,8 +76,8 @@ def layer(
         return _run(call, backend, out)
     kind = torch.get_autocast_dtype(x.device.type)
     with torch.autocast(x.device.type, enabled=False):
-        result = _run(_converted(call, torch.float32), backend, out)
-    return _converted(result, kind)
+        result = _run(converted(call, torch.float32), backend, out)
+    return converted(result, kind)
 
 
 def lstm(
@@ -139,7 +138,7 @@ def explain(
     if not casts:
         return choose(backend, x, obstacles(call))
     with torch.autocast(x.device.type, enabled=False):
-        call = _converted(call, torch.float32)
+        call = converted(call, torch.float32)
         return choose(backend, call.x, obstacles(call))
 
 
@@ -184,14 +183,3 @@ def _casts(call: Call) -> bool:
 
 
 _CASTABLE = (torch.float16, torch.bfloat16, torch.float32)
-
-_Group = TypeVar("_Group", Call, Result)
-
-
-def _converted(group: _Group, dtype: torch.dtype) -> _Group:
-    """Return a call or a result with its floating tensors in another dtype."""
-
-    def convert(leaf: object) -> object:
-        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-    return tree_map(convert, group)

@@ -25,6 +25,12 @@ RUN_FILES = {"model.safetensors", "config.toml", "metrics.json", "forecast.csv",
 TRAINING = {"checkpoints", "log.jsonl", "tensorboard"}
 
 
+def small(*more: str) -> list[str]:
+    """``SMALL`` with other options, which take the place of its own."""
+    pairs = zip(SMALL[::2], SMALL[1::2], strict=True)
+    return [word for name, value in pairs if name not in more for word in (name, value)] + [*more]
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command did; ``out`` and ``err`` have single spaces, because tables are wrapped at any width."""

@@ -23,6 +23,7 @@ from cli_tools import (
     results,
     same_weights,
     shop_table,
+    small,
     snapshot,
     succeeds,
     wave,
@@ -468,7 +469,7 @@ def test_evaluate_with_truth_scores_exactly_its_rows(quick: Path, trained: Path)
 
 def test_without_a_season_there_is_no_seasonal_naive(quick: Path) -> None:
     long_table(rows=40).write_csv("table.csv")
-    out = succeeds("fit", "table.csv", *SMALL, "--season", "1", "--out", "run").out
+    out = succeeds("fit", "table.csv", *small("--season", "1"), "--out", "run").out
     assert "seasonal naive" not in out
     assert "naive" in out
 

@@ -18,6 +18,7 @@ from cli_tools import (
     refuses,
     results,
     same_weights,
+    small,
     snapshot,
     succeeds,
 )
@@ -26,7 +27,7 @@ from gatewise.format import LogReader
 from gatewise.tasks.forecast import run, training
 from gatewise.train import read_checkpoint
 
-SLOWER = [*SMALL, "--hidden", "64", "--batch", "16", "--epochs", "3", "--dropout", "0.3", "--average", "0.9"]
+SLOWER = small("--hidden", "64", "--batch", "16", "--epochs", "3", "--dropout", "0.3", "--average", "0.9")
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done(
     monkeypatch.chdir(table)
     monkeypatch.setattr(training, "STEPS_PER_EPOCH", 4)
     words = ["fit", "table.csv", *SMALL, "--out", "run", "--resume"]
+    more = small("--epochs", "2", "--out", "run", "--resume")
     assert "going on" not in succeeds(*words).out
     first = results(table / "run")
     assert set(first) == RUN_FILES
@@ -71,7 +73,7 @@ def test_resume_begins_where_there_is_nothing_and_ends_where_all_is_done(
     again = results(table / "run")
     assert again["forecast.csv"] == first["forecast.csv"]
     # More epochs are more training.
-    assert "note: epochs is 2 from here on, it was 1" in succeeds(*words, "--epochs", "2").out
+    assert "note: epochs is 2 from here on, it was 1" in succeeds("fit", "table.csv", *more).out
     assert results(table / "run")["forecast.csv"] != first["forecast.csv"]
 
 
@@ -83,7 +85,7 @@ def test_what_resume_refuses(table: Path, monkeypatch: pytest.MonkeyPatch) -> No
     before = snapshot(table)
     assert "the output folder run is not empty: give another --out" in refuses(*words)
     assert "give --force to replace the run or --resume to go on with it" in refuses(*words, "--resume", "--force")
-    said = refuses(*words, "--resume", "--hidden", "5")
+    said = refuses("fit", "table.csv", *small("--hidden", "5"), "--out", "run", "--resume")
     assert "is of another run: hidden was 4 and is 5 now. Go on with the same, or begin anew." in said
     long_table(rows=61).write_csv("table.csv")
     assert "is of another run: table was '" in refuses(*words, "--resume")

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from cli_tools import GATEWISE, RUN_FILES, SMALL, check_forecast, finished, long_table, results, snapshot, succeeds
+from cli_tools import (
+    GATEWISE,
+    RUN_FILES,
+    SMALL,
+    check_forecast,
+    finished,
+    long_table,
+    results,
+    small,
+    snapshot,
+    succeeds,
+)
 
 from gatewise.data import read_table
 
@@ -59,7 +70,7 @@ def test_a_mistake_gets_one_line_and_no_traceback(tmp_path: Path) -> None:
 
 def test_ctrl_c_keeps_the_best_model_so_far(tmp_path: Path) -> None:
     long_table().write_csv(tmp_path / "table.csv")
-    words = ["fit", "table.csv", *SMALL, "--epochs", "1000", "--patience", "1000", "--out", "run"]
+    words = ["fit", "table.csv", *small("--epochs", "1000", "--patience", "1000"), "--out", "run"]
     code, out, err = interrupted(tmp_path, words, lambda line: line.startswith("epoch   1 "))
     assert code == 130, err
     assert "stopped by Ctrl-C, saved in run/checkpoints: the same command with --resume goes on.\n" in out
@@ -79,7 +90,7 @@ def test_a_signal_in_the_first_epoch_leaves_what_resume_needs(
     tmp_path: Path, number: signal.Signals, code: int, name: str
 ) -> None:
     long_table().write_csv(tmp_path / "table.csv")
-    words = ["fit", "table.csv", *SMALL, "--hidden", "256", "--batch", "64", "--out", "run"]
+    words = ["fit", "table.csv", *small("--hidden", "256", "--batch", "64"), "--out", "run"]
     pipe, saved = subprocess.PIPE, tmp_path / "run" / "checkpoints"
     with subprocess.Popen(
         [GATEWISE, *words, "--save-every", "1"], cwd=tmp_path, stdout=pipe, stderr=pipe, text=True

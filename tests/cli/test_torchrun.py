@@ -11,11 +11,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from cli_tools import RUN_FILES, SMALL, long_table, results, shop_table, snapshot
+from cli_tools import RUN_FILES, SMALL, long_table, results, shop_table, small, snapshot
 from launched import Launcher
 from safetensors.numpy import load_file
 
-WORDS = [*SMALL, "--epochs", "2", "--patience", "9", "--hidden", "24", "--dropout", "0.2", "--save-every", "9"]
+WORDS = small("--epochs", "2", "--patience", "9", "--hidden", "24", "--dropout", "0.2", "--save-every", "9")
 LIMIT = 180
 
 
@@ -110,7 +110,7 @@ def test_a_killed_worker_and_a_signal_change_nothing(place: Path, launch: Launch
 
 def test_more_processes_than_windows(place: Path, launch: Launcher) -> None:
     """A batch of two, and two windows of validation, for three processes."""
-    words = ["fit", "table.csv", *SMALL, "--batch", "2", "--holdout", "0"]
+    words = ["fit", "table.csv", *small("--batch", "2", "--holdout", "0")]
     for size in (1, 3):
         found = launch(place, size, *words, "--out", f"few{size}")
         assert [(each.code, each.err) for each in found] == [(0, "")] * size

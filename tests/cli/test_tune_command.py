@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from cli_tools import RUN_FILES, SMALL, check_forecast, command, long_table, refuses, snapshot, succeeds
+from cli_tools import RUN_FILES, SMALL, check_forecast, command, long_table, refuses, small, snapshot, succeeds
 from test_process import interrupted
 
 from gatewise.data import read_table
@@ -81,7 +81,7 @@ def test_a_config_gives_the_other_settings(quick: Path) -> None:
 def test_wrong_words_are_refused(quick: Path, words: list[str], said: str) -> None:
     long_table().write_csv("table.csv")
     before = snapshot(quick)
-    assert said in refuses("tune", "table.csv", *SMALL, *words)
+    assert said in refuses("tune", "table.csv", *small(*words))
     assert snapshot(quick) == before
 
 

@@ -200,6 +200,13 @@ def test_no_run_is_a_clear_error(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_that_is_no_log_is_a_clear_error(run: Path) -> None:
+    for content in (b"ds,y\n1,2\n", b"\x00\xff\n\n", b'{"y": 1}\n'):
+        (run / "table.csv").write_bytes(content)
+        said = f"{run / 'table.csv'} is not the log of a run: give a run folder, or the log.jsonl of one."
+        assert refuses("watch", run / "table.csv") == said
+
+
 def test_it_needs_neither_torch_nor_polars(run: Path) -> None:
     assert "ended after 6 of 20 epochs" in without(["torch", "polars"], run.parent, "watch", "a")
 

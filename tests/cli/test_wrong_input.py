@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from cli_tools import SHOP_ROLES, SMALL, START, hourly, long_table, refuses, shop_table, snapshot
+from cli_tools import SHOP_ROLES, SMALL, START, hourly, long_table, refuses, shop_table, small, snapshot
 from safetensors.numpy import save_file
 
 Write = Callable[[Path], object]
@@ -68,7 +68,7 @@ def fit(name: str, said: tuple[str, ...], write: Write, more: str = "", table: s
 
 
 def option(name: str, more: str, *said: str, write: tuple[Write, ...] = ()) -> Case:
-    return Case(name, f"fit table.csv {' '.join(SMALL)} {more}", said, (frame(long_table()), *write))
+    return Case(name, f"fit table.csv {' '.join(small(*more.split()))}", said, (frame(long_table()), *write))
 
 
 TABLES = [
@@ -204,6 +204,11 @@ OPTIONS = [
     option("out a file", "--out table.csv", "table.csv is a file"),
     option("out a file, forced", "--out table.csv --force", "table.csv is a file"),
     option("out below a file", "--out table.csv/run", "cannot be made"),
+    option("an option twice", "--past wind --past load", "--past is given twice: give it once, with all its values"),
+    option("an option twice, in two ways", "--save-every 3 --save_every=4", "--save-every is given twice"),
+    option("out of no name", "--out=", "out is empty", "name a file or folder"),
+    option("config a folder", "--config .", "config file . cannot be read: Is a directory"),
+    option("no steps between checkpoints", "--save-every 0", "save_every must be a whole number from 1, not 0"),
     option("out where nothing can be made", "--out /proc/run", "/proc/run cannot be made"),
 ]
 
@@ -419,6 +424,22 @@ MODELS = [
     case("truth and in-sample", "evaluate run table.csv --truth table.csv --in-sample", "either truth or in_sample"),
     case("stride 0", "evaluate run table.csv --stride 0", "stride must be", "not 0"),
     case("folder of the scores", "evaluate run table.csv --json no/s.json", "no/s.json cannot be written"),
+    case(
+        "scores where a folder is",
+        "evaluate run table.csv --in-sample --json shop",
+        "shop cannot be written: it is a folder",
+    ),
+    case("scores of no name", "evaluate run table.csv --json=", "json is empty"),
+    case("a stride beyond all tables", f"evaluate run table.csv --stride {10**30}", "stride must be", "to 1,000,000"),
+    case("a forecast over its table", "predict run table.csv -o table.csv", "table.csv is what the command reads"),
+    case("a forecast over its tables", "predict run t*.csv -o table.csv", "table.csv is what the command reads"),
+    case(
+        "a forecast over its plan", "predict shop shops.csv --future-table table.csv -o table.csv", "what the command"
+    ),
+    case("scores over the model", "evaluate run table.csv --json run/model.safetensors", "what the command reads"),
+    case(
+        "a folder as the truth", "evaluate run table.csv --truth s", "s is a folder", write=lambda f: (f / "s").mkdir()
+    ),
 ]
 
 
@@ -462,5 +483,6 @@ def test_nothing_is_overwritten_by_what_fails(at: Path) -> None:
     refuses("predict", "run", "t.csv", "-o", "f.csv")
     refuses("evaluate", "run", "t.csv", "--json", "f.csv")
     refuses("fit", "t.csv", *SMALL, "--out", "run", "--force")
-    refuses("fit", "shops.csv", *SMALL, *SHOP_ROLES, "--target", "city", "--out", "shop", "--force")
+    roles = ["city" if word == "sales" else word for word in SHOP_ROLES if word != "city"]
+    refuses("fit", "shops.csv", *SMALL, *roles, "--out", "shop", "--force")
     assert snapshot(at) == before

@@ -141,6 +141,14 @@ def test_typed_columns_of_every_kind(tmp_path: Path) -> None:
     assert_same(prepare(tmp_path / "t.parquet", tmp_path / "store", **roles), whole(table, tmp_path / "w", **roles))
 
 
+def test_a_store_is_not_prepared_again(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("y\n1\n2\n")
+    prepare(tmp_path / "t.csv", tmp_path / "store")
+    with pytest.raises(InputError, match="store is a store already: gatewise fit, tune, predict and evaluate take it"):
+        prepare(tmp_path / "store", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
 def test_a_store_in_the_folder_of_its_table_is_no_table(tmp_path: Path, expected: Store) -> None:
     TABLE.write_parquet(tmp_path / "parts.parquet")
     for _ in range(2):

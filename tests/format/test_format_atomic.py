@@ -45,6 +45,18 @@ def test_a_path_as_text_and_a_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "new file").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize(("name", "said"), [("", "not the name of a file"), ("folder", "a folder"), ("pipe", "a pipe")])
+def test_only_a_file_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+    # Renaming a file onto a device, which root may, would take it from the whole machine.
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    os.mkfifo("pipe")
+    with pytest.raises(InputError, match=f"cannot be written: it is .*{said}"), atomic_file(name):
+        pytest.fail("opened")
+    assert Path("pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_a_failure_inside_keeps_the_old_content(target: Path, error: type[BaseException]) -> None:
     with pytest.raises(error):

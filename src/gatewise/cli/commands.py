@@ -8,11 +8,13 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
 
+from gatewise.cli.outputs import check_output
 from gatewise.cli.prepare import Prepare
 from gatewise.cli.tune import Tune
 from gatewise.cli.watch import Watch
@@ -129,6 +131,8 @@ class Evaluate:
         from gatewise.data import read_table, to_table
         from gatewise.format import atomic_file
 
+        if self.json not in (None, "-"):
+            check_output(self.json, self.table, self.truth, self.model)
         table = to_table(self.table)
 
         from gatewise.cli.progress import print_scores
@@ -296,6 +300,8 @@ COMMANDS: dict[str, type[Command]] = {
     "show": Show,
     "stream": Stream,
 }
+_PATHS = ("table", "model", "folder", "out", "output", "truth", "future_table", "json")
+"""Arguments that name a file or a folder."""
 _MARKERS = (tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
 
 
@@ -312,7 +318,26 @@ def parse(args: Sequence[str]) -> Command:
         default=command(tyro.MISSING, _configured(args)) if command in (Fit, Tune) else tyro.MISSING_NONPROP,
         config=_MARKERS,
     )
+    _refuse_twice(args[1:])
+    for name in _PATHS:
+        if getattr(parsed, name, None) == "":
+            raise InputError(f"{name} is empty, as where a variable of the shell has no value: name a file or folder.")
     return parsed
+
+
+def _refuse_twice(words: Sequence[str]) -> None:
+    """An option that is given again would take the place of the first without a word, columns too."""
+    seen: set[str] = set()
+    for word in takewhile("--".__ne__, words):
+        if word.startswith("--"):
+            name = word.partition("=")[0].replace("_", "-")
+        elif word.startswith("-o"):
+            name = "--output"
+        else:
+            continue
+        if name in seen:
+            raise InputError(f"{name} is given twice: give it once, with all its values.")
+        seen.add(name)
 
 
 def _overview(args: Sequence[str]) -> Command:
@@ -352,7 +377,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"the config file {path} does not exist.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"the config file {path} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"the config file {path} cannot be read: {error}.") from None
     known = [setting.name for setting in fields(Settings)]
     for name in values:

@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING
 
+from gatewise.cli.outputs import check_output
 from gatewise.data import csv_parts, read_table, to_table, whole, with_future, write_parts
 from gatewise.errors import InputError
 from gatewise.machine import process
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 def predict(command: "Predict") -> int:
     """Forecast and write; the exit code."""
     shard = None if command.shard is None else _shard(command.shard, command.output)
+    output = command.output if shard is None else str(part_path(command.output or "", *shard))
+    if output is not None:
+        check_output(output, command.table, command.future_table, command.model)
     table = to_table(command.table)
     model = ForecastModel.load(command.model)
     if command.future_table is not None:
@@ -24,11 +28,10 @@ def predict(command: "Predict") -> int:
     if not process().rank:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-    output = command.output
     if shard is None:
         parts = predict_together(model, panel)
     else:
-        panel, output = share(panel, *shard), part_path(output or "", *shard)
+        panel = share(panel, *shard)
         parts = model.predict_parts(panel)
     if parts is None:
         return 0

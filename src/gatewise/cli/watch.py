@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from gatewise.errors import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,6 +50,8 @@ class Watch:
 
         reader, console = LogReader(self.folder), Console()
         reader.read()
+        if reader.log.damaged and not reader.log.last_time:
+            raise InputError(f"{reader.path} is not the log of a run: give a run folder, or the log.jsonl of one.")
         if not self.once and console.is_terminal and not console.is_dumb_terminal:
             _follow(reader, console)
         sys.stdout.write(_printable(_draw(reader, console), console.encoding) + "\n")

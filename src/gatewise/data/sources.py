@@ -57,7 +57,10 @@ def open_files(table: str | Path, scratch: Path, stack: contextlib.ExitStack) ->
     kinds = {kind_of(path)[0] for path in paths}
     for path in paths:
         if kind_of(path)[0] not in {*SEPARATORS, ".parquet"}:
-            raise InputError(f"{path} is not a known kind of table: its name must end in .csv, .tsv or .parquet.")
+            raise InputError(
+                f"{path} is not a known kind of table: its name must end in .csv, .tsv or .parquet, or it "
+                "must be a database of DuckDB or SQLite."
+            )
     if ".parquet" not in kinds:
         return _open_text(paths)
     if len(kinds) > 1:
@@ -67,6 +70,8 @@ def open_files(table: str | Path, scratch: Path, stack: contextlib.ExitStack) ->
 
 def _parquet_files(folder: Path) -> list[Path]:
     """As Spark, DuckDB and others write them; names that begin with a dot or an underscore are not data."""
+    if is_store(folder):
+        raise InputError(f"{folder} is a store already: gatewise fit, tune, predict and evaluate take it as it is.")
     paths = sorted(
         path
         for path in folder.rglob("*")

@@ -158,7 +158,7 @@ def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"model file {path} does not exist.") from None
+        raise InputError(f"model file {path} does not exist: give a run folder or a model file.") from None
     except OSError as error:
         raise InputError(f"model file {path} cannot be read: {error.strerror}.") from None
     if _PICKLE.match(data):

@@ -15,6 +15,9 @@ from gatewise.tasks.forecast.model import ForecastModel, moments, moments_of, na
 
 OURS, NAIVE, SEASONAL = "gatewise", "naive", "seasonal naive"
 
+_FARTHEST = 1_000_000
+"""The most steps from one forecast to the next."""
+
 Notes = tuple[str, ...]
 
 
@@ -31,8 +34,8 @@ def evaluate(
     Raises:
         InputError: there is nothing to score, or ``truth`` does not follow the table.
     """
-    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or stride < 1):
-        raise InputError(f"stride must be a whole number of at least 1, not {stride!r}.")
+    if stride is not None and (isinstance(stride, bool) or not isinstance(stride, int) or not 1 <= stride <= _FARTHEST):
+        raise InputError(f"stride must be a whole number from 1 to {_FARTHEST:,}, not {stride!r}.")
     if in_sample and truth is not None:
         raise InputError("truth is scored out of sample; give either truth or in_sample.")
     if truth is None:

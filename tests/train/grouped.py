@@ -36,10 +36,17 @@ class Model(nn.Module):
 
 
 def windows(
-    size: int = 7, accumulate: int = 1, validation: int = 9, trouble: Callable[[int, int, Part], None] | None = None
+    size: int = 7,
+    accumulate: int = 1,
+    validation: int = 9,
+    trouble: Callable[[int, int, Part], None] | None = None,
+    shift: float = 0.0,
 ) -> dict[str, Any]:
     """Train on batches of windows that are drawn at random; weights, losses, and which windows every part was."""
     model, drawn = Model(), []
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(shift)
     x = torch.from_numpy(np.random.default_rng(1).standard_normal((ROWS, 6, 2)).astype(np.float32))
 
     def batch(epoch: int, step: int, part: Part) -> list[int]:
@@ -168,7 +175,9 @@ def work(rank: int, size: int, folder: str, other: str) -> None:
     found = {
         "shared": Group.shared is not None,
         "windows": windows(),
+        "chance": torch.rand(1).item(),
         "again": windows(),
+        "apart": windows(shift=rank),
         "turns": windows(accumulate=2),
         "few": windows(size=1, validation=1),
         "whole": everything(place / "whole"),

@@ -92,6 +92,20 @@ def test_the_same_bits_in_every_process_and_every_time(size: int, groups: dict[i
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_processes_that_begin_with_weights_of_their_own_take_those_of_the_first(
+    size: int, groups: dict[int, Found]
+) -> None:
+    for found in groups[size]:
+        assert _bits(found["apart"]["weights"]) == _bits(groups[size][0]["windows"]["weights"])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_processes_draw_numbers_of_their_own(size: int, groups: dict[int, Found]) -> None:
+    # With the same, the dropout of all parts of a batch would be one and the same.
+    assert len({found["chance"] for found in groups[size]}) == size
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_a_signal_to_one_process_stops_all_and_they_go_on_to_the_same_bits(size: int, groups: dict[int, Found]) -> None:
     first = groups[size][0]
     assert [found["cut"]["stopped"] for found in groups[size]] == [signal.SIGINT] * size

@@ -448,6 +448,30 @@ def test_predict_and_evaluate_refuse(at: Path, case: Case) -> None:
     check(case, at)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "table.csv", *SMALL, "--out"),
+        ("fit", "table.csv", *SMALL, "--config"),
+        ("tune", "table.csv", "--horizon", "4", "--out"),
+        ("predict", "run", "table.csv", "--future-table"),
+        ("predict", "run"),
+        ("predict", "run", "table.csv", "-o"),
+        ("evaluate", "run", "table.csv", "--truth"),
+        ("prepare", "table.csv", "-o"),
+        ("watch",),
+        ("show",),
+    ],
+    ids=lambda words: f"{words[0]} {words[-1]}",
+)
+def test_a_name_that_no_file_can_have(at: Path, words: tuple[str, ...]) -> None:
+    before = snapshot(at)
+    sentence = refuses(*words, "n" * 300 + ".csv")
+    assert "nnn.csv" in sentence
+    assert "File name too long" in sentence
+    assert snapshot(at) == before
+
+
 class Canary:
     """Makes a folder when it is unpickled."""
 

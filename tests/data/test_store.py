@@ -234,6 +234,28 @@ def test_fault_26_a_failing_disk_leaves_what_was_there(
         assert Store.open(folder).ids.to_list() == ["b", "a"]
 
 
+def test_every_file_is_on_the_disk_before_the_store_takes_its_place(tmp_path: Path, monkeypatch) -> None:
+    synced: set[int] = set()
+    before: list[set[int]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def moved(path: Path, target: Path) -> Path:
+        before.append(set(synced))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "replace", moved)
+    written(tmp_path / "store", rich())
+    names = {path.stat().st_ino: path.name for path in [*(tmp_path / "store").iterdir(), tmp_path / "store"]}
+    assert len(names) == 10
+    assert [name for node, name in names.items() if node not in before[0]] == []
+    assert tmp_path.stat().st_ino in synced
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_failure_between_parts_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     def half() -> None:

@@ -29,8 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         extra = "cli" if error.name in _WITHOUT_TORCH else "tune" if error.name == "optuna" else "train"
         return _fail(f"this command needs {error.name}: pip install 'gatewise[{extra}]'")
-    except (InputError, LostProcessError) as error:
-        return _fail(str(error))
     except KeyboardInterrupt:
         if not _who():
             print("\nstopped; nothing was written.", file=sys.stderr)
@@ -39,6 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, say) has what it wanted.
         sys.stderr.close()
         return 0
+    except (InputError, LostProcessError, OSError) as error:
+        return _fail(_said(error))
+
+
+def _said(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.filename is None:
+        raise error
+    # A name too long for a file, a folder that this user may not enter: found wherever a path is looked at first.
+    return f"{error.filename} cannot be used: {error.strerror}. Check the path, and who may read it."
 
 
 def _fail(text: str) -> int:

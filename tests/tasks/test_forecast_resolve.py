@@ -1,7 +1,8 @@
 """Columns, season, window and lags where nobody named them, and what becomes of short series."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from gatewise.tasks.forecast.resolve import (
     usual_window,
 )
 from gatewise.tasks.forecast.settings import Settings
+from gatewise.tasks.forecast.training import plan_of
 
 
 def _frame(*names: str) -> pl.DataFrame:
@@ -257,3 +259,14 @@ def test_settings_are_not_changed() -> None:
     before = replace(settings)
     resolve_columns(_frame("unique_id", "ds", "y"), settings)
     assert settings == before
+
+
+def test_the_plan_is_what_the_settings_say() -> None:
+    said: dict[str, Any] = {
+        "epochs": 3, "learning_rate": 0.1, "optimizer": "sgd", "weight_decay": 0.2, "momentum": 0.3,
+        "schedule": "plateau", "clip_norm": 2.0, "clip_value": 0.5, "patience": 7, "accumulate": 2,
+        "autocast": "bfloat16", "average": 0.9,
+    }  # fmt: skip
+    plan = asdict(plan_of(Settings(horizon=1, **said), 11))
+    assert plan == {**said, "steps": 100, "warm_up": 0.1, "save_every": 11}
+    assert not [name for name, value in said.items() if value == getattr(Settings(horizon=1), name)]

@@ -107,6 +107,8 @@ def test_going_on_gives_the_study_that_was_never_stopped(whole: Tuned, tmp_path:
 def test_a_seed_decides_and_another_gives_another_study(whole: Tuned, tmp_path: Path) -> None:
     other = search(tmp_path, 2, settings=replace(SMALL, seed=1))
     assert outcome(other) != outcome(whole)[:2]
+    # Nor does a trial draw what the one before did.
+    assert len({trial.drawn["learning_rate"] for trial in whole.trials}) == TRIALS
 
 
 class Breaker(SilentTuning):

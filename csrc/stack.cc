@@ -1,6 +1,7 @@
 #include "stack.h"
 
 #include <algorithm>
+#include <span>
 #include <stdexcept>
 #include <utility>
 
@@ -11,15 +12,11 @@ namespace nb = nanobind;
 namespace gatewise {
 namespace {
 
-std::span<PyObject* const> objects(nb::handle tuple) {
-  return {PySequence_Fast_ITEMS(tuple.ptr()), static_cast<std::size_t>(PyTuple_GET_SIZE(tuple.ptr()))};
-}
-
 nb::tuple tuple_of(std::span<nb::object> parts) {
   nb::tuple tuple = nb::steal<nb::tuple>(PyTuple_New(static_cast<Py_ssize_t>(parts.size())));
   if (!tuple.is_valid()) nb::raise_python_error();
   for (std::size_t i = 0; i < parts.size(); ++i)
-    PyTuple_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), parts[i].release().ptr());
+    NB_TUPLE_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), parts[i].release().ptr());
   return tuple;
 }
 
@@ -164,32 +161,34 @@ nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states,
   Objects initial;
   if (!states.is_none()) {
     if (!PyTuple_Check(states.ptr())) return nb::none();
-    initial = objects(states);
+    initial = Objects(states);
     // Also if there are none of them, which is not the same as to leave them out.
     if (initial.size() != this->states()) return nb::none();
   }
   std::vector<nb::object> given;
   given.reserve(1 + initial.size() + shapes_.size());
   given.push_back(nb::borrow(x));
-  for (PyObject* state : initial) given.push_back(nb::borrow(state));
-  for (PyObject* name : objects(names_)) {
-    given.push_back(nb::steal(PyObject_GetItem(parameters.ptr(), name)));
+  for (std::size_t i = 0; i < initial.size(); ++i) given.push_back(nb::borrow(initial[i]));
+  const Objects names(names_);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    given.push_back(nb::steal(PyObject_GetItem(parameters.ptr(), names[i])));
     if (given.back().is_valid()) continue;
     if (!PyErr_ExceptionMatches(PyExc_KeyError)) nb::raise_python_error();
     PyErr_Clear();
     return nb::none();
   }
   nb::tuple tuple = tuple_of(given);
-  const std::optional<Call> call = read(objects(tuple), batch_first, pieces);
-  if (!call || !holds(objects(tuple), *call)) return nb::none();
+  const Objects tensors(tuple);
+  const std::optional<Call> call = read(tensors, batch_first, pieces);
+  if (!call || !holds(tensors, *call)) return nb::none();
   bool gradient = false;
-  for (PyObject* tensor : objects(tuple)) gradient = gradient || torch_->requires_grad(tensor);
+  for (std::size_t i = 0; i < tensors.size() && !gradient; ++i) gradient = torch_->requires_grad(tensors[i]);
   return nb::make_tuple(tuple, gradient);
 }
 
 nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
                          const std::string& keep, std::size_t threads) const {
-  const std::optional<Call> call = read(objects(given), batch_first, pieces.get());
+  const std::optional<Call> call = read(Objects(given), batch_first, pieces.get());
   if (!call) throw std::invalid_argument("these tensors do not fit.");
   const Keep keeps = keep_named(keep);
   std::vector<nb::object> results;
@@ -214,15 +213,15 @@ nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_p
 
 nb::object Stack::backward(const Kept& kept, const nb::tuple& saved, const nb::tuple& wanted,
                            const nb::tuple& gradients, std::size_t threads) const {
-  const Objects given = objects(saved).subspan(1);
+  const Objects given(saved, 1);
   const std::optional<Call> call = read(given, kept.batch_first, kept.pieces.get());
   if (!call || call->steps != kept.steps || call->rows != kept.rows || !holds(given, *call)) return nb::none();
   Derivative derivative;
   View y;
   derivative.read.push_back(torch_->dense(saved[0], output_shape(*call), y));
   derivative.y = y.data();
-  if (!derivative.read[0].is_valid() || !read_gradients(*call, objects(gradients), derivative)) return nb::none();
-  nb::tuple found = make_gradients(*call, given, objects(wanted), derivative);
+  if (!derivative.read[0].is_valid() || !read_gradients(*call, Objects(gradients), derivative)) return nb::none();
+  nb::tuple found = make_gradients(*call, given, Objects(wanted), derivative);
   interruptible([&](Interrupt& interrupt) { run_back(*call, kept, derivative, threads, interrupt); });
   return found;
 }

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +13,24 @@
 #include "tensor.h"
 
 namespace gatewise {
+
+// What a tuple holds, borrowed, from the `first` on. One by one: the stable ABI does not tell where a tuple's items
+// lie.
+class Objects {
+ public:
+  Objects() = default;
+  explicit Objects(nanobind::handle tuple, std::size_t first = 0)
+      : tuple_(tuple), first_(first), size_(static_cast<std::size_t>(NB_TUPLE_GET_SIZE(tuple.ptr())) - first) {}
+
+  std::size_t size() const { return size_; }
+  PyObject* operator[](std::size_t i) const {
+    return NB_TUPLE_GET_ITEM(tuple_.ptr(), static_cast<Py_ssize_t>(first_ + i));
+  }
+
+ private:
+  nanobind::handle tuple_;
+  std::size_t first_ = 0, size_ = 0;
+};
 
 // What cuts the rows of a batch: their ends, and where they restart. Copies: the caller may change what was given.
 struct Pieces {
@@ -62,7 +79,6 @@ class Stack {
                             const nanobind::tuple& gradients, std::size_t threads) const;
 
  private:
-  using Objects = std::span<PyObject* const>;
   struct Call;
   struct Outputs;
   struct Derivative;

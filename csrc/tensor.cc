@@ -25,7 +25,8 @@ constexpr std::uint32_t kMajor = 1;
 constexpr std::int32_t kCpu = 1;
 
 nb::object called(nb::handle name, nb::handle self) {
-  PyObject* const result = PyObject_CallMethodNoArgs(self.ptr(), name.ptr());
+  PyObject* const arguments[] = {self.ptr()};
+  PyObject* const result = PyObject_VectorcallMethod(name.ptr(), arguments, 1, nullptr);
   if (!result) nb::raise_python_error();
   return nb::steal(result);
 }

@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
 
-.PHONY: demo test lint types imports unit format fuzz wheel-check clean
+.PHONY: demo test lint types imports unit format fuzz wheels clean
 .PHONY: bench-quick bench bench-full bench-runtime bench-training
 
 demo: $(VENV)/installed
@@ -62,13 +62,14 @@ fuzz: $(VENV)/installed
 	$(PY) tests/format/fuzz_readers.py model $(FUZZ_SECONDS) build/fuzz
 	$(PY) tests/format/fuzz_readers.py state $(FUZZ_SECONDS) build/fuzz
 
-# The wheel, alone with NumPy and safetensors, gives the bits of the torch network.
-wheel-check: $(VENV)/installed
-	rm -rf build/wheel build/clean
-	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps -Ccmake.define.GATEWISE_WIDE=ON --wheel-dir build/wheel .
-	$(PYTHON) -m venv build/clean
-	build/clean/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt build/wheel/*.whl
-	$(PY) tests/clean_environment.py build/clean/bin/python
+# dist/ with the sdist and the wheel of each of these Pythons, checked and tested; Linux only. cibuildwheel reads its
+# configuration, which other machines build by.
+WHEEL_PYTHONS ?= $(PYTHON)
+wheels: $(VENV)/installed
+	$(PIP) -r tests/wheels/tools.txt
+	$(VENV)/bin/cibuildwheel --print-build-identifiers --platform linux --archs x86_64,aarch64
+	$(VENV)/bin/cibuildwheel --print-build-identifiers --platform macos --archs arm64
+	$(PY) tests/wheels/make_wheels.py $(WHEEL_PYTHONS)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -1,6 +1,6 @@
 """A trained model in an environment with nothing but the wheel, NumPy and safetensors: the bits of the torch network.
 
-make wheel-check
+python tests/wheels/clean_environment.py build/wheels/clean-cp311/bin/python; make wheels does.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
-NATIVE := CMakeLists.txt pyproject.toml $(wildcard csrc/*)
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/*)
 
 .PHONY: demo test lint types imports unit format fuzz wheels clean
 .PHONY: bench-quick bench bench-full bench-runtime bench-training

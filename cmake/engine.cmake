@@ -1,0 +1,47 @@
+# The engine without Python, as the static library `gatewise_engine`: for the module and for the plain C++ tests.
+find_package(Threads REQUIRED)
+option(GATEWISE_WIDE "Also build the 16-lane kernels on AVX2 instructions, to test them without AVX-512" OFF)
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+
+set(csrc "${CMAKE_CURRENT_LIST_DIR}/../csrc")
+# No contraction anywhere: a product and a sum are one rounding only where the source says fma.
+set(engine_options -ffp-contract=off -Wall -Wextra)
+
+add_library(gatewise_engine STATIC ${csrc}/blocks.cc ${csrc}/dispatch.cc ${csrc}/engine.cc ${csrc}/executor.cc
+            ${csrc}/memory.cc ${csrc}/recurrent.cc ${csrc}/schedule.cc ${csrc}/team.cc)
+set_target_properties(gatewise_engine PROPERTIES POSITION_INDEPENDENT_CODE ON)
+target_compile_options(gatewise_engine PRIVATE ${engine_options})
+target_include_directories(gatewise_engine PUBLIC "${csrc}" PRIVATE "${CMAKE_CURRENT_BINARY_DIR}")
+target_link_libraries(gatewise_engine PUBLIC ${CMAKE_DL_LIBS} Threads::Threads)
+
+# Compiles the kernels once more, as namespace `name`, and puts it last in the list that dispatch.cc reads.
+set(built "")
+function(gatewise_isa name)
+  add_library(kernels_${name} OBJECT ${csrc}/backward.cc ${csrc}/backward_rows.cc ${csrc}/dense.cc ${csrc}/forward.cc
+              ${csrc}/forward_norm.cc ${csrc}/forward_once.cc ${csrc}/forward_rows.cc ${csrc}/pack.cc
+              ${csrc}/pointwise_backward.cc ${csrc}/pointwise_forward.cc ${csrc}/reduce.cc ${csrc}/table.cc)
+  set_target_properties(kernels_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_compile_definitions(kernels_${name} PRIVATE GATEWISE_ISA=${name})
+  target_compile_options(kernels_${name} PRIVATE -O3 -Wno-psabi ${engine_options} ${ARGN})
+  target_sources(gatewise_engine PRIVATE $<TARGET_OBJECTS:kernels_${name}>)
+  set(built "${built}GATEWISE_BUILT(${name})\n" PARENT_SCOPE)
+endfunction()
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  gatewise_isa(avx512 -mavx512f -mavx2 -mfma)
+  gatewise_isa(avx2 -mavx2 -mfma)
+  if(GATEWISE_WIDE)
+    gatewise_isa(wide -mavx2 -mfma -DGATEWISE_WIDE)
+  endif()
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  gatewise_isa(neon -DGATEWISE_NEON)
+endif()
+gatewise_isa(baseline)
+file(GENERATE OUTPUT "${CMAKE_CURRENT_BINARY_DIR}/isas.inc" CONTENT "${built}")

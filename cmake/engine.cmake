@@ -14,11 +14,11 @@ set(csrc "${CMAKE_CURRENT_LIST_DIR}/../csrc")
 # No contraction anywhere: a product and a sum are one rounding only where the source says fma.
 set(engine_options -ffp-contract=off -Wall -Wextra)
 
-add_library(gatewise_engine STATIC ${csrc}/blocks.cc ${csrc}/dispatch.cc ${csrc}/engine.cc ${csrc}/executor.cc
-            ${csrc}/memory.cc ${csrc}/recurrent.cc ${csrc}/schedule.cc ${csrc}/team.cc)
+add_library(gatewise_engine STATIC ${csrc}/blocks.cc ${csrc}/describe.cc ${csrc}/dispatch.cc ${csrc}/engine.cc
+            ${csrc}/executor.cc ${csrc}/memory.cc ${csrc}/recurrent.cc ${csrc}/schedule.cc ${csrc}/team.cc)
 set_target_properties(gatewise_engine PROPERTIES POSITION_INDEPENDENT_CODE ON)
 target_compile_options(gatewise_engine PRIVATE ${engine_options})
-target_include_directories(gatewise_engine PUBLIC "${csrc}" PRIVATE "${CMAKE_CURRENT_BINARY_DIR}")
+target_include_directories(gatewise_engine PUBLIC "${csrc}" "${CMAKE_CURRENT_BINARY_DIR}")
 target_link_libraries(gatewise_engine PUBLIC ${CMAKE_DL_LIBS} Threads::Threads)
 
 # Compiles the kernels once more, as namespace `name`, and puts it last in the list that dispatch.cc reads.

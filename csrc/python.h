@@ -1,22 +1,14 @@
-// What the bindings share: words for enumerations, and work without the interpreter's lock.
+// What the bindings share: work without the interpreter's lock.
 #pragma once
 
 #include <nanobind/nanobind.h>
 
-#include <cstddef>
-#include <stdexcept>
 #include <string>
 
 #include "engine.h"
+#include "words.h"
 
 namespace gatewise {
-
-template <class Word, std::size_t kCount>
-Word word(const char* const (&words)[kCount], const std::string& name) {
-  for (std::size_t i = 0; i < kCount; ++i)
-    if (name == words[i]) return static_cast<Word>(i);
-  throw std::invalid_argument("no word '" + name + "'.");
-}
 
 inline Keep keep_named(const std::string& name) {
   constexpr const char* kKeeps[] = {"nothing", "states", "all"};

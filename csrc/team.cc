@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <cstring>
 #include <mutex>
 #include <string>
@@ -25,11 +26,18 @@ namespace gatewise {
 namespace {
 
 #if defined(__SSE__)
-unsigned current_modes() { return _mm_getcsr(); }
-void set_modes(unsigned modes) { _mm_setcsr(modes); }
+std::uint64_t current_modes() { return _mm_getcsr(); }
+void set_modes(std::uint64_t modes) { _mm_setcsr(static_cast<unsigned>(modes)); }
+#elif defined(__aarch64__)
+std::uint64_t current_modes() {
+  std::uint64_t modes;
+  asm volatile("mrs %0, fpcr" : "=r"(modes));
+  return modes;
+}
+void set_modes(std::uint64_t modes) { asm volatile("msr fpcr, %0" : : "r"(modes)); }
 #else
-unsigned current_modes() { return 0; }
-void set_modes(unsigned) {}
+std::uint64_t current_modes() { return 0; }
+void set_modes(std::uint64_t) {}
 #endif
 
 // What one call shares out.
@@ -43,7 +51,7 @@ struct Work {
   const std::thread::id caller = std::this_thread::get_id();
 
   // Rounding and the treatment of the smallest numbers are each thread's own setting; all compute with the caller's.
-  const unsigned modes = current_modes();
+  const std::uint64_t modes = current_modes();
 
   // Most waits are short, and sleeping is not.
   void wait_for_others() {
@@ -59,7 +67,7 @@ struct Work {
 
   static void take_part(void* self) {
     Work& work = *static_cast<Work*>(self);
-    const unsigned own = current_modes();
+    const std::uint64_t own = current_modes();
     set_modes(work.modes);
     const std::size_t worker = work.next_worker++;
     for (std::size_t part = work.next_part++; part < work.parts; part = work.next_part++) {

@@ -1,6 +1,7 @@
 """What the native core is told of a recurrent layer."""
 
 from functools import lru_cache
+from typing import Any
 
 from gatewise import _native
 from gatewise.spec import parse_variant
@@ -25,13 +26,18 @@ WEIGHTS = (
 @lru_cache(maxsize=1024)
 def described(text: str, inputs: int, hidden: int, has_bias: bool) -> _native.Layer:
     """Return the core's description of a layer, by ``Variant.text``, D, H and whether biases are given."""
+    return _native.layer(*arguments(text, inputs, hidden, has_bias))
+
+
+def arguments(text: str, inputs: int, hidden: int, has_bias: bool) -> tuple[Any, ...]:
+    """Return what the core is told of a layer, as plain values."""
     variant = parse_variant(text)
     cell = variant.cell
     gates = [
         [gate.name, gate.kind, gate.squash, gate.peeps if variant.peephole and gate.peeps else "none"]
         for gate in (*cell.learned, *(gate for gate in cell.gates if gate.kind != "learned"))
     ]
-    return _native.layer(
+    return (
         inputs,
         hidden,
         cell.update,

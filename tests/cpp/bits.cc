@@ -1,0 +1,122 @@
+// Runs recorded cases on instruction sets and compares every result to the bit with what was recorded.
+//
+//   bits FILE [ISA...]     without names all that this processor has
+//   bits unguarded ISA     calls a kernel without asking whether the processor can; to see an emulator refuse it
+//
+// Instruction sets that multiply and add in one rounding are one family, "fused"; "baseline" is another.
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "cases.h"
+#include "modes.h"
+
+#define GATEWISE_BUILT(name)    \
+  namespace gatewise::name {    \
+  extern const Kernels kernels; \
+  }
+#include "isas.inc"
+#undef GATEWISE_BUILT
+
+using namespace gatewise;
+using recorded::Case;
+using recorded::Outputs;
+
+namespace {
+
+std::string family(const Kernels& kernels) { return std::strcmp(kernels.isa, "baseline") ? "fused" : "baseline"; }
+
+Outputs run(const Case& given, const Way& way) {
+  Outputs outputs(given, family(way.kernels));
+  if (given.arrays.count("layer"))
+    run_layer(given, way, outputs);
+  else if (given.arrays.count("blocks"))
+    run_model(given, way, outputs);
+  else
+    run_math(given, way, outputs);
+  return outputs;
+}
+
+constexpr const char* kKeeps[] = {"nothing", "states", "all"};
+
+std::size_t report(const Case& given, const Way& way, const std::vector<std::string>& lines) {
+  for (const std::string& line : lines)
+    std::printf("%s: %s (keeping %s, %zu threads): %s\n", way.kernels.isa, given.title.c_str(),
+                kKeeps[static_cast<int>(way.keep)], way.threads, line.c_str());
+  return lines.size();
+}
+
+struct Counts {
+  std::size_t arrays = 0, wrong = 0;
+};
+
+// All threads treat the smallest numbers as the caller does, who finds its modes as they were.
+void check_modes(const Case& given, const Kernels& kernels, Counts& counts) {
+  const FlushToZero flush;
+  const Way alone = {kernels, Keep::kAll, 1}, team = {kernels, Keep::kAll, 3};
+  const Outputs expected = run(given, alone);
+  if (expected.differences().empty())
+    counts.wrong += report(given, alone, {"flushing the smallest numbers changes nothing"});
+  if (!run(given, team).same_as(expected))
+    counts.wrong += report(given, team, {"threads flush otherwise than their caller"});
+  if (!flush.stays()) counts.wrong += report(given, team, {"the caller's modes have changed"});
+}
+
+void check(const Case& given, const Kernels& kernels, Counts& counts) {
+  for (const std::size_t threads : {1, 3})
+    for (const Keep keep : {Keep::kNothing, Keep::kStates, Keep::kAll}) {
+      if (keep != Keep::kNothing && !given.arrays.count("layer")) continue;
+      const Way way = {kernels, keep, threads};
+      const Outputs outputs = run(given, way);
+      counts.arrays += outputs.count();
+      counts.wrong += report(given, way, outputs.differences());
+    }
+  if (given.arrays.count("flushes")) check_modes(given, kernels, counts);
+}
+
+bool check_all(const char* path, const Kernels& kernels) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error(std::string("cannot read ") + path + ".");
+  const auto begin = std::chrono::steady_clock::now();
+  std::size_t cases = 0;
+  Counts counts;
+  for (Case given; recorded::read(file, given); ++cases) check(given, kernels, counts);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  std::printf("%s: %zu of %zu arrays differ in %zu cases (%.1f s)\n", kernels.isa, counts.wrong, counts.arrays, cases,
+              seconds.count());
+  std::fflush(stdout);
+  return counts.arrays && !counts.wrong;
+}
+
+int unguarded(const std::string& isa) {
+  const float x = 1.0f;
+  float y = 0.0f;
+#define GATEWISE_BUILT(name) \
+  if (isa == #name) name::kernels.math.exp(&x, &y, 1);
+#include "isas.inc"
+#undef GATEWISE_BUILT
+  std::printf("%s computes exp(1) = %g\n", isa.c_str(), static_cast<double>(y));
+  return y > 2.7f ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int count, char** words) try {
+  if (count == 3 && std::string(words[1]) == "unguarded") return unguarded(words[2]);
+  if (count < 2) {
+    std::fputs("bits FILE [ISA...]\n", stderr);
+    return 2;
+  }
+  bool good = true;
+  if (count == 2)
+    for (const Kernels* kernels : available()) good &= check_all(words[1], *kernels);
+  for (int i = 2; i < count; ++i) good &= check_all(words[1], kernels_for(words[i]));
+  return good ? 0 : 1;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "bits: %s\n", error.what());
+  return 2;
+}

@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
-NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/*)
+NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/* tests/cpp/*)
 
 .PHONY: demo test lint types imports unit format fuzz wheels clean
-.PHONY: bench-quick bench bench-full bench-runtime bench-training
+.PHONY: test-arm arm-tools test-old-cpus old-cpus-tools bench-quick bench bench-full bench-runtime bench-training
 
 demo: $(VENV)/installed
 	$(PY) examples/co2/demo.py
@@ -17,7 +17,7 @@ test: lint types imports unit
 lint: $(VENV)/installed
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
-	$(VENV)/bin/clang-format --dry-run -Werror csrc/*
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/* tests/cpp/*.cc tests/cpp/*.h
 
 types: $(VENV)/installed
 	$(PY) -m pyright
@@ -32,7 +32,30 @@ unit: $(VENV)/installed
 format: $(VENV)/installed
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
-	$(VENV)/bin/clang-format -i csrc/*
+	$(VENV)/bin/clang-format -i csrc/* tests/cpp/*.cc tests/cpp/*.h
+
+# Instruction sets that this processor lacks, emulated by qemu-user. Every one computes the same recorded cases to the
+# same bits, and runs them on older processors without an illegal instruction.
+build/cases.bin: $(VENV)/installed $(wildcard src/gatewise/*/*.py) tests/native/native_cases.py tests/native/native_record.py
+	PYTHONPATH=tests $(PY) tests/native/native_record.py $@
+
+test-arm: arm-tools build/cases.bin
+	build/cpp/bits build/cases.bin
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S tests/cpp -B build/arm -G Ninja -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/arm
+	printf 'neon\nbaseline\n' | xargs -P 2 -I ISA qemu-aarch64 -L /usr/aarch64-linux-gnu build/arm/bits build/cases.bin ISA
+
+arm-tools:
+	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool > /dev/null || { \
+	  echo "make test-arm needs $$tool. Debian, Ubuntu: apt install g++-aarch64-linux-gnu qemu-user."; exit 1; }; done
+
+test-old-cpus: old-cpus-tools build/cases.bin
+	$(PY) tests/old_cpus.py build/cpp build/cases.bin
+
+old-cpus-tools:
+	@for tool in qemu-x86_64 objdump; do command -v $$tool > /dev/null || { \
+	  echo "make test-old-cpus needs $$tool. Debian, Ubuntu: apt install qemu-user binutils."; exit 1; }; done
 
 # About 1 minute, 12, and 75 (every shape and peer). All figures go to build/, the table to the screen.
 bench-quick: $(VENV)/installed
@@ -81,7 +104,7 @@ $(VENV)/installed: constraints.txt $(VENV)/native
 	touch $@
 
 $(VENV)/native: $(NATIVE) $(VENV)/tools
-	$(PIP) --no-build-isolation --no-deps -Ccmake.define.GATEWISE_WIDE=ON --editable .
+	$(PIP) --no-build-isolation --no-deps -Ccmake.define.GATEWISE_WIDE=ON -Ccmake.define.GATEWISE_TESTS=ON --editable .
 	touch $@
 
 $(VENV)/tools: constraints.txt

@@ -21,16 +21,22 @@ target_compile_options(gatewise_engine PRIVATE ${engine_options})
 target_include_directories(gatewise_engine PUBLIC "${csrc}" "${CMAKE_CURRENT_BINARY_DIR}")
 target_link_libraries(gatewise_engine PUBLIC ${CMAKE_DL_LIBS} Threads::Threads)
 
-# Compiles the kernels once more, as namespace `name`, and puts it last in the list that dispatch.cc reads.
+# Compiles the kernels once more, as namespace `name` for float and `name`_double for double, and puts them last in the
+# list that dispatch.cc reads.
+set(kernels ${csrc}/backward.cc ${csrc}/backward_rows.cc ${csrc}/forward.cc ${csrc}/forward_norm.cc
+            ${csrc}/forward_once.cc ${csrc}/forward_rows.cc ${csrc}/pack.cc ${csrc}/pointwise_backward.cc
+            ${csrc}/pointwise_forward.cc ${csrc}/reduce.cc ${csrc}/table.cc)
 set(built "")
 function(gatewise_isa name)
-  add_library(kernels_${name} OBJECT ${csrc}/backward.cc ${csrc}/backward_rows.cc ${csrc}/dense.cc ${csrc}/forward.cc
-              ${csrc}/forward_norm.cc ${csrc}/forward_once.cc ${csrc}/forward_rows.cc ${csrc}/pack.cc
-              ${csrc}/pointwise_backward.cc ${csrc}/pointwise_forward.cc ${csrc}/reduce.cc ${csrc}/table.cc)
-  set_target_properties(kernels_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  add_library(kernels_${name} OBJECT ${kernels} ${csrc}/dense.cc ${csrc}/halve.cc)
   target_compile_definitions(kernels_${name} PRIVATE GATEWISE_ISA=${name})
-  target_compile_options(kernels_${name} PRIVATE -O3 -Wno-psabi ${engine_options} ${ARGN})
-  target_sources(gatewise_engine PRIVATE $<TARGET_OBJECTS:kernels_${name}>)
+  add_library(kernels_${name}_double OBJECT ${kernels})
+  target_compile_definitions(kernels_${name}_double PRIVATE GATEWISE_ISA=${name}_double GATEWISE_DOUBLE)
+  foreach(library kernels_${name} kernels_${name}_double)
+    set_target_properties(${library} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+    target_compile_options(${library} PRIVATE -O3 -Wno-psabi ${engine_options} ${ARGN})
+    target_sources(gatewise_engine PRIVATE $<TARGET_OBJECTS:${library}>)
+  endforeach()
   set(built "${built}GATEWISE_BUILT(${name})\n" PARENT_SCOPE)
 endfunction()
 

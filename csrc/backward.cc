@@ -24,7 +24,7 @@ void BackwardGroup::run() {
 
 bool BackwardGroup::options() const {
   bool traces = false;
-  for (const float* trace : job_.gradients->dtrace) traces = traces || trace;
+  for (const Real* trace : job_.gradients->dtrace) traces = traces || trace;
   return layer_.keeps_pre() || layer_.layer_norm || layer_.seen_count || sequence_.h_mask || sequence_.c_mask || traces;
 }
 
@@ -54,7 +54,7 @@ void BackwardGroup::cell(BackwardRows& rows) {
   }
   for (std::size_t block = 0; block < layout_.blocks; ++block) cell_block(rows, block, Stage::kOutput);
   for (std::size_t r = 0; r < rows.active; ++r) {
-    const float* scale = job_.saved.scale + (rows.window + r) * 5;
+    const Real* scale = job_.saved.scale + (rows.window + r) * 5;
     const NormRow<1> of_c = {rows.normalised + r * kWidth, kVectorStride, layer_.hidden};
     norm_backward(of_c, rows.hat + r * kWidth, scale[2] * scale[3], of_c.data);
   }
@@ -81,7 +81,7 @@ void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stag
   BackwardExtras extras;
   extras.clips = layer_.clips;
   extras.keeps_pre = layer_.keeps_pre();
-  extras.clip = layer_.clip;
+  extras.clip = layer_.bound<Real>();
   if (sequence_.h_mask && !layer_.projected) {
     extras.h_mask = rows.h_mask;
     extras.carry = rows.carry + block * kVectorStride;
@@ -91,10 +91,10 @@ void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stag
     if (job_.gradients->dtrace[i] && !(layer_.projected && i == kGates + kH)) extras.dtrace[i] = rows.dtrace[i];
   for (std::size_t i = 0; i < layer_.seen_count; ++i)
     extras.dseen[layer_.seen[i]] = rows.dseen + i * plane() + block * kVectorStride;
-  float mean[kChunk], scale[2 * kChunk];
+  Real mean[kChunk], scale[2 * kChunk];
   if (layer_.layer_norm) {
     for (std::size_t r = 0; r < rows.active; ++r) {
-      const float* kept = job_.saved.scale + (rows.window + r) * 5;
+      const Real* kept = job_.saved.scale + (rows.window + r) * 5;
       scale[2 * r] = kept[2], scale[2 * r + 1] = kept[3], mean[r] = kept[4];
     }
     extras.stage = stage;
@@ -115,11 +115,11 @@ void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stag
 // place. A step's share of a gain's gradient is summed over its rows first: one long sum would be less exact.
 void BackwardGroup::unnormalise(const BackwardRows& rows, bool recurrent) const {
   const std::size_t line = layout_.line, stride = rows.active * line;
-  const float* const dpre = gates_at(rows, job_.saved.gates);
-  float* const normalised = gates_at(rows, recurrent ? job_.saved.norm_h : job_.saved.norm_x);
+  const Real* const dpre = gates_at(rows, job_.saved.gates);
+  Real* const normalised = gates_at(rows, recurrent ? job_.saved.norm_h : job_.saved.norm_x);
   for (std::size_t block = 0; block < layout_.blocks; ++block) {
-    const float* gain = job_.packed + layout_.gain_at(recurrent) + block * line;
-    float* dgain = sums_of(rows, block) + line + kGates * kWidth + recurrent * line;
+    const Real* gain = job_.packed + layout_.gain_at(recurrent) + block * line;
+    Real* dgain = sums_of(rows, block) + line + kGates * kWidth + recurrent * line;
     for (std::size_t v = 0; v < line; v += kWidth) {
       Floats sum = {};
       for (std::size_t at = block * stride + v; at < (block + 1) * stride; at += line) {
@@ -132,7 +132,7 @@ void BackwardGroup::unnormalise(const BackwardRows& rows, bool recurrent) const 
   }
   with_gates(layer_.gates(), [&](auto gates) {
     for (std::size_t r = 0; r < rows.active; ++r) {
-      const float* scale = job_.saved.scale + (rows.window + r) * 5;
+      const Real* scale = job_.saved.scale + (rows.window + r) * 5;
       const NormRow<gates()> row = {rows.dnorm + r * line, stride, layer_.hidden};
       norm_backward(row, normalised + r * line, scale[recurrent], normalised + r * line);
     }
@@ -142,7 +142,7 @@ void BackwardGroup::unnormalise(const BackwardRows& rows, bool recurrent) const 
 // The gradients of the states before step s, and of x.
 void BackwardGroup::products(std::size_t s) {
   const std::size_t gates = layer_.gates();
-  float* const of_h = layer_.layer_norm ? job_.saved.norm_h : job_.saved.gates;
+  Real* const of_h = layer_.layer_norm ? job_.saved.norm_h : job_.saved.gates;
   for (std::size_t k = 0; k < job_.count; ++k) {
     chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dh);
     if (sequence_.h_mask && !sequence_.recurrent_mask) chunks_[k].from = rows_[k].carry;
@@ -151,26 +151,26 @@ void BackwardGroup::products(std::size_t s) {
   if (sequence_.recurrent_mask) unmask();
   if (layer_.seen_count) {
     for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dseen);
-    const float* packed = job_.packed_backward + layout_.dseen_at();
+    const Real* packed = job_.packed_backward + layout_.dseen_at();
     panel_products(layout_.dseen, packed, chunks_, job_.count, layout_.seen_vectors);
   }
   if (!job_.gradients->dx.data || few_rows()) return;
-  float* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
+  Real* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
   for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_x, rows_[k].dx);
   panel_products(layout_.dx, job_.packed_backward + layout_.dx_at(), chunks_, job_.count, gates);
   for (std::size_t k = 0; k < job_.count; ++k)
     for (std::size_t r = 0; r < rows_[k].active; ++r) store_dx(rows_[k], rows_[k].dx + r * kWidth, r, s);
 }
 
-PanelChunk BackwardGroup::chunk_of(const BackwardRows& rows, float* lines, float* to) const {
+PanelChunk BackwardGroup::chunk_of(const BackwardRows& rows, Real* lines, Real* to) const {
   PanelChunk chunk = {.active = rows.active, .line = layer_.gates(), .block = rows.active * layout_.line, .to = to};
   if (rows.active) chunk.lines = gates_at(rows, lines);
   return chunk;
 }
 
 void BackwardGroup::input_gradients() {
-  const float* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
-  const float* const packed = job_.packed_backward + layout_.dx_at();
+  const Real* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
+  const Real* const packed = job_.packed_backward + layout_.dx_at();
   for (std::size_t k = 0; k < job_.count; ++k) {
     const BackwardRows& rows = rows_[k];
     const Chunk& chunk = *rows.chunk;
@@ -195,8 +195,8 @@ void BackwardGroup::input_gradients() {
   }
 }
 
-void BackwardGroup::store_dx(const BackwardRows& rows, const float* from, std::size_t r, std::size_t s) const {
-  float* to = job_.gradients->dx.at(rows.chunk->time(r, s, sequence_.reverse), rows.chunk->row[r]);
+void BackwardGroup::store_dx(const BackwardRows& rows, const Real* from, std::size_t r, std::size_t s) const {
+  Real* to = job_.gradients->dx.at(rows.chunk->time(r, s, sequence_.reverse), rows.chunk->row[r]);
   for (std::size_t v = 0; v < layout_.dx.vectors; ++v) {
     Floats value = load(from + v * kVectorStride);
     const std::size_t lanes = lanes_of(v, layer_.inputs);
@@ -210,7 +210,7 @@ void BackwardGroup::unmask() {
   const std::size_t wide = layer_.recurrent();
   for (std::size_t k = 0; k < job_.count; ++k)
     for (std::size_t r = 0; r < rows_[k].active; ++r) {
-      const float* mask = sequence_.recurrent_mask + rows_[k].chunk->row[r] * wide;
+      const Real* mask = sequence_.recurrent_mask + rows_[k].chunk->row[r] * wide;
       for (std::size_t v = 0; v < layout_.dh.vectors; ++v) {
         const std::size_t at = v * kVectorStride + r * kWidth;
         const Floats m = load_some(mask + v * kWidth, lanes_of(v, wide));
@@ -231,7 +231,7 @@ std::size_t backward_scratch(const Layer& layer, const Sequence& sequence) {
   BackwardRows counted;
   scratch.take<BackwardRows>(1);
   BackwardGroup(job, &counted, scratch);
-  return scratch.floats();
+  return scratch.count();
 }
 
 void backward(const BackwardJob& job) {

@@ -11,18 +11,18 @@ struct BackwardRows {
   const Chunk* chunk;
   std::size_t active;
   std::size_t window;  // the first row-step of this step in the window
-  const float* dy[kChunk];
-  const float* h_mask[kChunk];
-  const float* c_mask[kChunk];
-  const float* dtrace[kTraces][kChunk];
-  const float* dprojected[kChunk];
+  const Real* dy[kChunk];
+  const Real* h_mask[kChunk];
+  const Real* c_mask[kChunk];
+  const Real* dtrace[kTraces][kChunk];
+  const Real* dprojected[kChunk];
   bool restarts[kChunk];
   bool any_restart;
-  const float* c_old;  // planes of [blocks][...][kWidth]
+  const Real* c_old;  // planes of [blocks][...][kWidth]
   std::size_t old_block, old_plane;
-  float *dh, *dc, *dseen;  // gradients of the states: vectors of [kChunk][kWidth]
-  float *staged, *dm, *carry, *dx;
-  float *hat, *normalised, *dnorm;
+  Real *dh, *dc, *dseen;  // gradients of the states: vectors of [kChunk][kWidth]
+  Real *staged, *dm, *carry, *dx;
+  Real *hat, *normalised, *dnorm;
 };
 
 class BackwardGroup {
@@ -48,13 +48,13 @@ class BackwardGroup {
 
   void attach(BackwardRows& rows);
 
-  float* state_at(const BackwardRows& rows, std::size_t state) const {
+  Real* state_at(const BackwardRows& rows, std::size_t state) const {
     if (state == kH) return rows.dh;
     if (state < layer_.plain_states()) return rows.dc + (state - 1) * plane();
     return rows.dseen + (state - layer_.plain_states()) * plane();
   }
 
-  float* seen_row(const BackwardRows& rows, std::size_t r, bool start) const {
+  Real* seen_row(const BackwardRows& rows, std::size_t r, bool start) const {
     return job_.start_seen + ((rows.chunk->index * kChunk + r) * 2 + start) * layout_.seen_depth;
   }
 
@@ -68,13 +68,13 @@ class BackwardGroup {
 
   void unproject(BackwardRows& rows);
 
-  float* gates_at(const BackwardRows& rows, float* kept) const {
+  Real* gates_at(const BackwardRows& rows, Real* kept) const {
     return kept + rows.window * layout_.blocks * layout_.line;
   }
 
   void cell(BackwardRows& rows);
 
-  float* sums_of(const BackwardRows& rows, std::size_t block) const {
+  Real* sums_of(const BackwardRows& rows, std::size_t block) const {
     return job_.sums + (rows.chunk->index * layout_.blocks + block) * layout_.sums(layer_);
   }
 
@@ -84,7 +84,7 @@ class BackwardGroup {
 
   void products(std::size_t s);
 
-  PanelChunk chunk_of(const BackwardRows& rows, float* lines, float* to) const;
+  PanelChunk chunk_of(const BackwardRows& rows, Real* lines, Real* to) const;
 
   // With few rows the weights of x are not wanted at every step but once for many: the gradients of x come after all
   // steps. A single row's steps are the rows of a tile.
@@ -92,7 +92,7 @@ class BackwardGroup {
 
   void input_gradients();
 
-  void store_dx(const BackwardRows& rows, const float* from, std::size_t r, std::size_t s) const;
+  void store_dx(const BackwardRows& rows, const Real* from, std::size_t r, std::size_t s) const;
 
   void unmask();
 

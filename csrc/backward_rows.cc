@@ -22,9 +22,9 @@ void BackwardGroup::attach(BackwardRows& rows) {
   rows.dc = rows.dh + layout_.dh.vectors * kVectorStride;
   rows.dseen = rows.dc + (layer_.plain_states() - 1) * plane();
   if (!job_.begins) return;
-  std::memset(rows.dh, 0, state_size(layer_, layout_) * sizeof(float));
+  std::memset(rows.dh, 0, state_size(layer_, layout_) * sizeof(Real));
   for (std::size_t state = 0; state < layer_.states(); ++state) {
-    const float* from = job_.gradients->dfinal[state];
+    const Real* from = job_.gradients->dfinal[state];
     const std::size_t width = layer_.state_width(state);
     for (std::size_t r = 0; from && r < rows.chunk->rows; ++r)
       for (std::size_t v = 0; v < vectors(width); ++v)
@@ -38,14 +38,14 @@ void BackwardGroup::attach(BackwardRows& rows) {
 void BackwardGroup::fill_seen(const BackwardRows& rows, std::size_t r) const {
   for (const bool start : {false, true})
     for (std::size_t i = 0; i < layer_.seen_count; ++i) {
-      const float* const* states = start ? sequence_.start : sequence_.state;
-      const float* from = states[layer_.plain_states() + i];
+      const Real* const* states = start ? sequence_.start : sequence_.state;
+      const Real* from = states[layer_.plain_states() + i];
       const std::size_t hidden = layer_.hidden;
-      float* to = seen_row(rows, r, start) + i * hidden;
+      Real* to = seen_row(rows, r, start) + i * hidden;
       if (from)
-        std::memcpy(to, from + rows.chunk->row[r] * hidden, hidden * sizeof(float));
+        std::memcpy(to, from + rows.chunk->row[r] * hidden, hidden * sizeof(Real));
       else
-        std::memset(to, 0, hidden * sizeof(float));
+        std::memset(to, 0, hidden * sizeof(Real));
     }
 }
 
@@ -56,12 +56,12 @@ void BackwardGroup::point_row(BackwardRows& rows, std::size_t r, std::size_t s) 
   const std::size_t dense = t * sequence_.rows + row, at = rows.window + r;
   rows.restarts[r] = sequence_.reset && restarts(sequence_, chunk, r, s);
   rows.any_restart = rows.any_restart || rows.restarts[r];
-  const float* h = sequence_.state[kH] ? sequence_.state[kH] + row * wide : job_.zeros;
+  const Real* h = sequence_.state[kH] ? sequence_.state[kH] + row * wide : job_.zeros;
   if (s) h = sequence_.y.at(chunk.time(r, s - 1, sequence_.reverse), row);
   if (rows.restarts[r]) h = sequence_.start[kH] ? sequence_.start[kH] + row * wide : job_.zeros;
   if (sequence_.recurrent_mask) {
-    float* masked = job_.masked + at * wide;
-    const float* mask = sequence_.recurrent_mask + row * wide;
+    Real* masked = job_.masked + at * wide;
+    const Real* mask = sequence_.recurrent_mask + row * wide;
     for (std::size_t k = 0; k < wide; ++k) masked[k] = h[k] * mask[k];
     h = masked;
   }
@@ -83,7 +83,7 @@ void BackwardGroup::point_row(BackwardRows& rows, std::size_t r, std::size_t s) 
 void BackwardGroup::find_old_cells(BackwardRows& rows, std::size_t s) {
   if (layer_.plain_states() == 1) return;
   const Chunk& chunk = *rows.chunk;
-  const float* kept = nullptr;
+  const Real* kept = nullptr;
   std::size_t stride = 0;
   if (s) {
     stride = chunk.active(s - 1) * kWidth;
@@ -96,7 +96,7 @@ void BackwardGroup::find_old_cells(BackwardRows& rows, std::size_t s) {
   rows.c_old = rows.staged, rows.old_block = kVectorStride, rows.old_plane = plane();
   for (std::size_t state = 1; state < layer_.plain_states(); ++state)
     for (std::size_t r = 0; r < rows.active; ++r) {
-      const float* from = rows.restarts[r] ? sequence_.start[state] : s ? nullptr : sequence_.state[state];
+      const Real* from = rows.restarts[r] ? sequence_.start[state] : s ? nullptr : sequence_.state[state];
       for (std::size_t b = 0; b < layout_.blocks; ++b) {
         Floats value = {};
         if (from)
@@ -112,7 +112,7 @@ void BackwardGroup::find_old_cells(BackwardRows& rows, std::size_t s) {
 void BackwardGroup::unproject(BackwardRows& rows) {
   const std::size_t wide = layer_.recurrent();
   for (std::size_t r = 0; r < rows.active; ++r) {
-    float* to = job_.dprojected + (rows.window + r) * layer_.width();
+    Real* to = job_.dprojected + (rows.window + r) * layer_.width();
     rows.dprojected[r] = to;
     for (std::size_t v = 0; v < layout_.dh.vectors; ++v) {
       const std::size_t column = v * kWidth, lanes = lanes_of(v, wide);
@@ -137,10 +137,10 @@ void BackwardGroup::unproject(BackwardRows& rows) {
 void BackwardGroup::restart(const BackwardRows& rows, std::size_t r) const {
   for (std::size_t state = 0; state < layer_.states(); ++state) {
     const std::size_t width = layer_.state_width(state);
-    float* to = job_.gradients->dstart[state];
+    Real* to = job_.gradients->dstart[state];
     if (to) to += rows.chunk->row[r] * width;
     for (std::size_t v = 0; v < vectors(width); ++v) {
-      float* at = state_at(rows, state) + v * kVectorStride + r * kWidth;
+      Real* at = state_at(rows, state) + v * kVectorStride + r * kWidth;
       if (to) {
         const std::size_t lanes = lanes_of(v, width);
         store_some(to + v * kWidth, load_some(to + v * kWidth, lanes) + load(at), lanes);
@@ -152,8 +152,8 @@ void BackwardGroup::restart(const BackwardRows& rows, std::size_t r) const {
 
 void BackwardGroup::add_up(const BackwardRows& rows) const {
   const std::size_t count = layout_.blocks * layout_.sums(layer_);
-  float* const sums = job_.sums + rows.chunk->index * count;
-  float* const totals = job_.totals + rows.chunk->index * count;
+  Real* const sums = job_.sums + rows.chunk->index * count;
+  Real* const totals = job_.totals + rows.chunk->index * count;
   for (std::size_t i = 0; i < count; i += kWidth) {
     store(totals + i, load(totals + i) + load(sums + i));
     store(sums + i, Floats{});
@@ -163,7 +163,7 @@ void BackwardGroup::add_up(const BackwardRows& rows) const {
 void BackwardGroup::finish(const BackwardRows& rows) const {
   for (std::size_t state = 0; state < layer_.states(); ++state) {
     const std::size_t width = layer_.state_width(state);
-    float* to = job_.gradients->dstate[state];
+    Real* to = job_.gradients->dstate[state];
     for (std::size_t r = 0; to && r < rows.chunk->rows; ++r)
       for (std::size_t v = 0; v < vectors(width); ++v)
         store_some(to + rows.chunk->row[r] * width + v * kWidth,

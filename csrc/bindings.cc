@@ -45,20 +45,21 @@ void fill(T* (&to)[kCount], const Addresses& from) {
 
 // x, y and the dense tensors of a call: [steps, rows, x, x_time, x_row, y, y_time, y_row, lengths, reset, recurrent
 // mask, h mask, c mask].
-Sequence make_sequence(bool reverse, const Addresses& call, const Addresses& state, const Addresses& start,
-                       const Addresses& final, const Addresses& trace) {
+template <class Real>
+Sequence<Real> make_sequence(bool reverse, const Addresses& call, const Addresses& state, const Addresses& start,
+                             const Addresses& final, const Addresses& trace) {
   if (call.size() != 13) throw std::invalid_argument("a call is thirteen numbers.");
-  Sequence s;
+  Sequence<Real> s;
   s.steps = call[0];
   s.rows = call[1];
   s.reverse = reverse;
-  s.x = {at<const float>(call[2]), static_cast<std::ptrdiff_t>(call[3]), static_cast<std::ptrdiff_t>(call[4])};
-  s.y = {at<float>(call[5]), static_cast<std::ptrdiff_t>(call[6]), static_cast<std::ptrdiff_t>(call[7])};
+  s.x = {at<const Real>(call[2]), static_cast<std::ptrdiff_t>(call[3]), static_cast<std::ptrdiff_t>(call[4])};
+  s.y = {at<Real>(call[5]), static_cast<std::ptrdiff_t>(call[6]), static_cast<std::ptrdiff_t>(call[7])};
   s.lengths = at<const std::int64_t>(call[8]);
   s.reset = at<const std::uint8_t>(call[9]);
-  s.recurrent_mask = at<const float>(call[10]);
-  s.h_mask = at<const float>(call[11]);
-  s.c_mask = at<const float>(call[12]);
+  s.recurrent_mask = at<const Real>(call[10]);
+  s.h_mask = at<const Real>(call[11]);
+  s.c_mask = at<const Real>(call[12]);
   fill(s.state, state);
   fill(s.start, start);
   fill(s.final, final);
@@ -66,31 +67,34 @@ Sequence make_sequence(bool reverse, const Addresses& call, const Addresses& sta
   return s;
 }
 
-std::unique_ptr<Tape> run_forward(const Layer& layer, const Addresses& weights, bool reverse, const Addresses& call,
-                                  const Addresses& state, const Addresses& start, const Addresses& final,
-                                  const Addresses& trace, const std::string& keep, std::size_t threads) {
-  const Sequence sequence = make_sequence(reverse, call, state, start, final, trace);
-  const float* given[kWeightKinds] = {};
+template <class Real>
+std::unique_ptr<Tape<Real>> run_forward(const Layer& layer, const Addresses& weights, bool reverse,
+                                        const Addresses& call, const Addresses& state, const Addresses& start,
+                                        const Addresses& final, const Addresses& trace, const std::string& keep,
+                                        std::size_t threads) {
+  const Sequence<Real> sequence = make_sequence<Real>(reverse, call, state, start, final, trace);
+  const Real* given[kWeightKinds] = {};
   fill(given, weights);
   const Keep kept = keep_named(keep);
-  const Kernels& kernels = kernels_in_use();
+  const Kernels<Real>& kernels = isa_in_use().kernels<Real>();
   return interruptible(
       [&](Interrupt& interrupt) { return forward(kernels, layer, given, sequence, kept, threads, interrupt); });
 }
 
 // `call` of the gradients: [dy, dy_time, dy_row, dx, dx_time, dx_row, add_dx].
-void run_backward(const Layer& layer, Tape& tape, const Addresses& weights, bool reverse, const Addresses& call,
+template <class Real>
+void run_backward(const Layer& layer, Tape<Real>& tape, const Addresses& weights, bool reverse, const Addresses& call,
                   const Addresses& state, const Addresses& start, const Addresses& gradient_call,
                   const Addresses& dfinal, const Addresses& dtrace, const Addresses& dstate, const Addresses& dstart,
                   const Addresses& dweights, std::size_t threads) {
-  const Sequence sequence = make_sequence(reverse, call, state, start, {}, {});
-  const float* given[kWeightKinds] = {};
+  const Sequence<Real> sequence = make_sequence<Real>(reverse, call, state, start, {}, {});
+  const Real* given[kWeightKinds] = {};
   fill(given, weights);
   if (gradient_call.size() != 7) throw std::invalid_argument("a call of gradients is seven numbers.");
-  Gradients g;
-  g.dy = {at<const float>(gradient_call[0]), static_cast<std::ptrdiff_t>(gradient_call[1]),
+  Gradients<Real> g;
+  g.dy = {at<const Real>(gradient_call[0]), static_cast<std::ptrdiff_t>(gradient_call[1]),
           static_cast<std::ptrdiff_t>(gradient_call[2])};
-  g.dx = {at<float>(gradient_call[3]), static_cast<std::ptrdiff_t>(gradient_call[4]),
+  g.dx = {at<Real>(gradient_call[3]), static_cast<std::ptrdiff_t>(gradient_call[4]),
           static_cast<std::ptrdiff_t>(gradient_call[5])};
   g.add_dx = gradient_call[6] != 0;
   fill(g.dfinal, dfinal);
@@ -101,29 +105,31 @@ void run_backward(const Layer& layer, Tape& tape, const Addresses& weights, bool
   interruptible([&](Interrupt& interrupt) { backward(layer, given, sequence, g, tape, threads, interrupt); });
 }
 
-// Floats that are not initialised, in memory that is kept when they go.
-nb::ndarray<nb::numpy, float, nb::ndim<1>> empty(std::size_t count) {
-  auto buffer = std::make_unique<Buffer>(count);
-  float* const data = buffer->data();
-  nb::capsule owner(buffer.get(), [](void* p) noexcept { delete static_cast<Buffer*>(p); });
+// Numbers that are not initialised, in memory that is kept when they go.
+template <class Real>
+nb::ndarray<nb::numpy, Real, nb::ndim<1>> empty(std::size_t count) {
+  auto buffer = std::make_unique<Buffer<Real>>(count);
+  Real* const data = buffer->data();
+  nb::capsule owner(buffer.get(), [](void* p) noexcept { delete static_cast<Buffer<Real>*>(p); });
   buffer.release();
-  return nb::ndarray<nb::numpy, float, nb::ndim<1>>(data, {count}, owner);
+  return nb::ndarray<nb::numpy, Real, nb::ndim<1>>(data, {count}, owner);
 }
 
+template <class Real>
 void math(const std::string& name, Address from, Address to, std::size_t count, const std::optional<std::string>& isa) {
-  const MathArrays& arrays = (isa ? kernels_for(*isa) : kernels_in_use()).math;
+  const MathArrays<Real>& arrays = (isa ? isa_named(*isa) : isa_in_use()).kernels<Real>().math;
   const auto function = name == "exp"       ? arrays.exp
                         : name == "sigmoid" ? arrays.sigmoid
                         : name == "tanh"    ? arrays.tanh
                                             : nullptr;
   if (!function) throw std::invalid_argument("no function '" + name + "': there are exp, sigmoid and tanh.");
   const nb::gil_scoped_release release;
-  function(at<const float>(from), at<float>(to), count);
+  function(at<const Real>(from), at<Real>(to), count);
 }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (const Kernels* kernels : available()) names.emplace_back(kernels->isa);
+  for (const InstructionSet& isa : available()) names.emplace_back(isa.name);
   return names;
 }
 
@@ -137,15 +143,18 @@ NB_MODULE(_native, m) {
   keep_memory_across_forks();
   watch_forks();
   m.def("available_isas", &available_isas);
-  m.def("isa", [] { return std::string(kernels_in_use().isa); });
-  m.def("use_isa", [](const std::string& name) { use_kernels(kernels_for(name)); }, "name"_a);
+  m.def("isa", [] { return std::string(isa_in_use().name); });
+  m.def("use_isa", [](const std::string& name) { use_isa(isa_named(name)); }, "name"_a);
   m.def("team", [] { return std::string(team_name()); });
-  m.def("math", &math, "name"_a, "source"_a, "target"_a, "count"_a, "isa"_a = nb::none());
+  m.def("math", &math<float>, "name"_a, "source"_a, "target"_a, "count"_a, "isa"_a = nb::none());
+  m.def("math_double", &math<double>, "name"_a, "source"_a, "target"_a, "count"_a, "isa"_a = nb::none());
   nb::class_<Layer>(m, "Layer");
-  nb::class_<Tape>(m, "Tape");
+  nb::class_<Tape<float>>(m, "Tape");
+  nb::class_<Tape<double>>(m, "DoubleTape");
   m.def("layer", &make_layer, "inputs"_a, "hidden"_a, "update"_a, "gates"_a, "output"_a, "seen"_a, "bias"_a,
         "layer_norm"_a, "clip"_a.none(), "projected"_a, "beside"_a);
-  m.def("empty", &empty, "count"_a);
+  m.def("empty", &empty<float>, "count"_a);
+  m.def("empty_double", &empty<double>, "count"_a);
   nb::class_<Torch>(m, "Torch");
   nb::class_<Kept>(m, "Kept");
   nb::class_<Pieces>(m, "Pieces");
@@ -158,8 +167,10 @@ NB_MODULE(_native, m) {
       .def("forward", &Stack::forward, "given"_a, "batch_first"_a, "pieces"_a.none(), "keep"_a, "threads"_a)
       .def("backward", &Stack::backward);
   m.def("torch", &Torch::make, "exchange"_a.none(), "kinds"_a, "kept"_a, "empty"_a, "dense"_a);
-  m.def("forward", &run_forward);
-  m.def("backward", &run_backward);
+  m.def("forward", &run_forward<float>);
+  m.def("forward_double", &run_forward<double>);
+  m.def("backward", &run_backward<float>);
+  m.def("backward", &run_backward<double>);
   bind_runtime(m);
   bind_shared_sum(m);
 }

@@ -27,7 +27,7 @@ void share_rows(const Run& run, std::size_t rows, std::size_t products, Work wor
 
 class Embedding : public Block {
  public:
-  Embedding(const Kernels& kernels, std::size_t count, std::size_t width)
+  Embedding(const Kernels<float>& kernels, std::size_t count, std::size_t width)
       : Block(kernels), count_(count), width_(width) {}
   std::size_t output_width() const override { return width_; }
   std::size_t packed_size() const override { return count_ * width_; }
@@ -54,7 +54,7 @@ class Embedding : public Block {
 
 class Linear : public Block {
  public:
-  Linear(const Kernels& kernels, std::size_t in, std::size_t out) : Block(kernels), in_(in), out_(out) {}
+  Linear(const Kernels<float>& kernels, std::size_t in, std::size_t out) : Block(kernels), in_(in), out_(out) {}
   std::size_t output_width() const override { return out_; }
   std::size_t packed_size() const override { return kernels_.dense->size(in_, out_); }
   void pack(const float* const* weights, float* packed) const override {
@@ -75,14 +75,14 @@ class Linear : public Block {
 
 class LayerNorm : public Block {
  public:
-  LayerNorm(const Kernels& kernels, std::size_t width, float eps) : Block(kernels), width_(width), eps_(eps) {}
+  LayerNorm(const Kernels<float>& kernels, std::size_t width, float eps) : Block(kernels), width_(width), eps_(eps) {}
   std::size_t output_width() const override { return width_; }
   std::size_t packed_size() const override { return 2 * width_; }
   void pack(const float* const* weights, float* packed) const override {
     std::copy_n(weights[1], width_, std::copy_n(weights[0], width_, packed));
   }
   void run(const float* packed, const Flow& in, const States&, float* y, const Run&) const override {
-    const Buffer scratch(step_scratch());
+    const Buffer<float> scratch(step_scratch());
     normalise(packed, in, in.steps * in.rows, y, scratch.data());
   }
   void step(const float* packed, const Flow& in, const States&, float* y, float* scratch) const override {
@@ -101,7 +101,8 @@ class LayerNorm : public Block {
 
 class Scaling : public Block {
  public:
-  Scaling(const Kernels& kernels, std::size_t width, bool inverse) : Block(kernels), width_(width), inverse_(inverse) {}
+  Scaling(const Kernels<float>& kernels, std::size_t width, bool inverse)
+      : Block(kernels), width_(width), inverse_(inverse) {}
   std::size_t output_width() const override { return width_; }
   std::size_t packed_size() const override { return 2 * width_; }
   void pack(const float* const* weights, float* packed) const override {
@@ -121,7 +122,7 @@ class Scaling : public Block {
 
 class Mixture : public Block {
  public:
-  Mixture(const Kernels& kernels, std::size_t candidates, std::size_t quantiles)
+  Mixture(const Kernels<float>& kernels, std::size_t candidates, std::size_t quantiles)
       : Block(kernels), candidates_(candidates), quantiles_(quantiles) {}
   std::size_t output_width() const override { return quantiles_; }
   void pass(Flow& flow) const override {
@@ -132,7 +133,7 @@ class Mixture : public Block {
   const char* whole_only() const override { return "its mixture wants the candidates of a whole forecast"; }
   void pack(const float* const*, float*) const override {}
   void run(const float*, const Flow& in, const States&, float* y, const Run&) const override {
-    const Buffer scratch(candidates_ + kPadding);
+    const Buffer<float> scratch(candidates_ + kPadding);
     const std::size_t first = (in.steps - in.candidate_steps) * in.rows * (quantiles_ + candidates_);
     kernels_.dense->mix(candidates_, quantiles_, in.data + first, in.candidates, y, in.candidate_steps * in.rows,
                         scratch.data());
@@ -147,7 +148,7 @@ class Mixture : public Block {
 // came before the first step lies in the state of a convolution that goes step by step.
 class Convolution : public Block {
  public:
-  Convolution(const Kernels& kernels, const ConvolutionShape& shape)
+  Convolution(const Kernels<float>& kernels, const ConvolutionShape& shape)
       : Block(kernels),
         shape_(shape),
         depth_(shape.kernel * shape.in),
@@ -184,7 +185,7 @@ class Convolution : public Block {
   void run(const float* packed, const Flow& in, const States& states, float* y, const Run& run) const override {
     Flow out = in;
     pass(out);
-    const Buffer taken(run.threads * kChunk * depth_);
+    const Buffer<float> taken(run.threads * kChunk * depth_);
     share_rows(run, in.rows, out.steps * depth_ * shape_.out,
                [&](std::size_t worker, std::size_t first, std::size_t last) {
                  convolve(packed, in, states, y, first, last, out.steps, taken.data() + worker * kChunk * depth_);
@@ -266,22 +267,22 @@ class Convolution : public Block {
 
 }  // namespace
 
-std::unique_ptr<Block> make_embedding(const Kernels& kernels, std::size_t count, std::size_t width) {
+std::unique_ptr<Block> make_embedding(const Kernels<float>& kernels, std::size_t count, std::size_t width) {
   return std::make_unique<Embedding>(kernels, count, width);
 }
-std::unique_ptr<Block> make_linear(const Kernels& kernels, std::size_t in, std::size_t out) {
+std::unique_ptr<Block> make_linear(const Kernels<float>& kernels, std::size_t in, std::size_t out) {
   return std::make_unique<Linear>(kernels, in, out);
 }
-std::unique_ptr<Block> make_layer_norm(const Kernels& kernels, std::size_t width, float eps) {
+std::unique_ptr<Block> make_layer_norm(const Kernels<float>& kernels, std::size_t width, float eps) {
   return std::make_unique<LayerNorm>(kernels, width, eps);
 }
-std::unique_ptr<Block> make_scaling(const Kernels& kernels, std::size_t width, bool inverse) {
+std::unique_ptr<Block> make_scaling(const Kernels<float>& kernels, std::size_t width, bool inverse) {
   return std::make_unique<Scaling>(kernels, width, inverse);
 }
-std::unique_ptr<Block> make_mixture(const Kernels& kernels, std::size_t candidates, std::size_t quantiles) {
+std::unique_ptr<Block> make_mixture(const Kernels<float>& kernels, std::size_t candidates, std::size_t quantiles) {
   return std::make_unique<Mixture>(kernels, candidates, quantiles);
 }
-std::unique_ptr<Block> make_convolution(const Kernels& kernels, const ConvolutionShape& shape) {
+std::unique_ptr<Block> make_convolution(const Kernels<float>& kernels, const ConvolutionShape& shape) {
   return std::make_unique<Convolution>(kernels, shape);
 }
 

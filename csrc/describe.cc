@@ -1,6 +1,5 @@
 #include "describe.h"
 
-#include <algorithm>
 #include <stdexcept>
 
 #include "words.h"
@@ -28,8 +27,7 @@ Layer make_layer(std::size_t inputs, std::size_t hidden, const std::string& upda
   layer.bias = bias;
   layer.layer_norm = layer_norm;
   layer.clips = clip.has_value();
-  // A bound beyond float32 is its largest number, as in gatewise.reference.
-  if (clip) layer.clip = static_cast<float>(std::min(*clip, static_cast<double>(3.402823466e38f)));
+  if (clip) layer.clip = *clip;
   layer.row.update = word<Update>(kUpdates, update);
   layer.row.output = word<Squash>(kSquashes, output);
   std::uint8_t learned = 0, peeping = 0;

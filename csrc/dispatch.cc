@@ -7,9 +7,12 @@
 namespace gatewise {
 
 // CMake writes isas.inc: GATEWISE_BUILT(name) for every instruction set it built, the best first.
-#define GATEWISE_BUILT(name)    \
-  namespace name {              \
-  extern const Kernels kernels; \
+#define GATEWISE_BUILT(name)              \
+  namespace name {                        \
+  extern const Kernels<float> kernels;    \
+  }                                       \
+  namespace name##_double {               \
+    extern const Kernels<double> kernels; \
   }
 #include "isas.inc"
 #undef GATEWISE_BUILT
@@ -27,15 +30,15 @@ bool cpu_has(std::string_view isa) {
   return isa == "baseline" || isa == "neon";
 }
 
-std::atomic<const Kernels*> in_use{nullptr};
+std::atomic<const InstructionSet*> in_use{nullptr};
 
 }  // namespace
 
-const std::vector<const Kernels*>& available() {
-  static const std::vector<const Kernels*> found = [] {
-    std::vector<const Kernels*> list;
+const std::vector<InstructionSet>& available() {
+  static const std::vector<InstructionSet> found = [] {
+    std::vector<InstructionSet> list;
 #define GATEWISE_BUILT(name) \
-  if (cpu_has(#name)) list.push_back(&name::kernels);
+  if (cpu_has(#name)) list.push_back({#name, &name::kernels, &name##_double::kernels});
 #include "isas.inc"
 #undef GATEWISE_BUILT
     return list;
@@ -43,23 +46,23 @@ const std::vector<const Kernels*>& available() {
   return found;
 }
 
-const Kernels& kernels_for(std::string_view isa) {
+const InstructionSet& isa_named(std::string_view name) {
   std::string names;
-  for (const Kernels* kernels : available()) {
-    if (isa == kernels->isa) return *kernels;
-    names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
+  for (const InstructionSet& isa : available()) {
+    if (name == isa.name) return isa;
+    names += (names.empty() ? "" : ", ") + std::string(isa.name);
   }
-  throw std::invalid_argument("instruction set '" + std::string(isa) +
+  throw std::invalid_argument("instruction set '" + std::string(name) +
                               "' is not available here (GATEWISE_ISA, or the isa argument); available: " + names + ".");
 }
 
-const Kernels& kernels_in_use() {
-  if (const Kernels* chosen = in_use) return *chosen;
+const InstructionSet& isa_in_use() {
+  if (const InstructionSet* chosen = in_use) return *chosen;
   const char* asked = std::getenv("GATEWISE_ISA");
-  use_kernels(asked && *asked ? kernels_for(asked) : *available().front());
+  use_isa(asked && *asked ? isa_named(asked) : available().front());
   return *in_use;
 }
 
-void use_kernels(const Kernels& kernels) { in_use = &kernels; }
+void use_isa(const InstructionSet& isa) { in_use = &isa; }
 
 }  // namespace gatewise

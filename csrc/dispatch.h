@@ -3,21 +3,36 @@
 
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "kernels.h"
 
 namespace gatewise {
 
+struct InstructionSet {
+  const char* name;
+  const Kernels<float>* singles;
+  const Kernels<double>* doubles;
+
+  template <class Real>
+  const Kernels<Real>& kernels() const {
+    if constexpr (std::is_same_v<Real, float>)
+      return *singles;
+    else
+      return *doubles;
+  }
+};
+
 // The instruction sets this process can use, the best first.
-const std::vector<const Kernels*>& available();
+const std::vector<InstructionSet>& available();
 
-// The kernels of one instruction set. Throws std::invalid_argument, naming those available, if it is not one of them.
-const Kernels& kernels_for(std::string_view isa);
+// One of them. Throws std::invalid_argument, naming those available, if it is not one of them.
+const InstructionSet& isa_named(std::string_view name);
 
-// The kernels in use: the best available ones, or those the environment variable GATEWISE_ISA names when this is first
-// called, or those chosen since. Throws as kernels_for does.
-const Kernels& kernels_in_use();
-void use_kernels(const Kernels& kernels);
+// The one in use: the best available one, or that which the environment variable GATEWISE_ISA names when this is first
+// called, or the one chosen since. Throws as isa_named does.
+const InstructionSet& isa_in_use();
+void use_isa(const InstructionSet& isa);
 
 }  // namespace gatewise

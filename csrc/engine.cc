@@ -6,14 +6,15 @@ namespace gatewise {
 namespace {
 
 // All chunks through time. `weights` instead of packed blocks for a single row-step, or null.
-void run_forward(const Plan& plan, const float* packed, const float* const* weights, const Saved& saved,
-                 float* scratches, Interrupt& interrupt) {
+template <class Real>
+void run_forward(const Plan<Real>& plan, const Real* packed, const Real* const* weights, const Saved<Real>& saved,
+                 Real* scratches, Interrupt& interrupt) {
   const std::vector<std::ptrdiff_t> place = places(plan);
   Poll poll(interrupt);
   auto work = [&](std::size_t worker, std::size_t group) {
     for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
-    float* const scratch = scratches + worker * plan.forward_scratch();
-    Job job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratch);
+    Real* const scratch = scratches + worker * plan.forward_scratch();
+    Job<Real> job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratch);
     job.watch = poll.watch();
     job.weights = weights;
     plan.kernels.forward(job);
@@ -23,10 +24,11 @@ void run_forward(const Plan& plan, const float* packed, const float* const* weig
 }
 
 // A backward call's own memory and the steps it is made of.
+template <class Real>
 class Backward {
  public:
-  Backward(const Plan& plan, const Weights& weights, const Gradients& gradients, const Tape& tape, Buffer window,
-           Interrupt& interrupt)
+  Backward(const Plan<Real>& plan, const Weights<Real>& weights, const Gradients<Real>& gradients,
+           const Tape<Real>& tape, Buffer<Real> window, Interrupt& interrupt)
       : plan_(plan),
         weights_(weights),
         gradients_(gradients),
@@ -34,23 +36,23 @@ class Backward {
         recomputes_(!window_),
         poll_(interrupt),
         place_(places(plan)) {
-    Scratch history(tape.states.data());
+    Scratch<Real> history(tape.states.data());
     job_.saved = take_history(plan, history);
     // The same windows on every instruction set, whatever its padding: sums are formed window by window.
     const std::size_t padded = (plan.layer.hidden + 15) / 16 * 16 * plan.layer.gates();
-    const std::size_t row = plan.sequence.rows * padded * sizeof(float);
+    const std::size_t row = plan.sequence.rows * padded * sizeof(Real);
     window_steps_ = std::clamp(kWindowBytes / std::max<std::size_t>(row, 1), std::size_t{1},
                                std::max<std::size_t>(plan.steps(), 1));
     const std::size_t window_rows = recomputes_
                                         ? std::min(plan.schedule.row_steps(), window_steps_ * plan.sequence.rows)
                                         : plan.schedule.row_steps();
-    const auto own_window = [&](Scratch& scratch) { take_window(plan, window_rows, scratch, job_.saved); };
-    if (recomputes_) window_ = Buffer(floats_of(own_window));
-    Scratch whole(window_.data());
+    const auto own_window = [&](Scratch<Real>& scratch) { take_window(plan, window_rows, scratch, job_.saved); };
+    if (recomputes_) window_ = Buffer<Real>(count_of<Real>(own_window));
+    Scratch<Real> whole(window_.data());
     own_window(whole);
-    const auto rest = [&](Scratch& scratch) { take(scratch, window_rows); };
-    memory_ = Buffer(floats_of(rest));
-    Scratch scratch(memory_.data());
+    const auto rest = [&](Scratch<Real>& scratch) { take(scratch, window_rows); };
+    memory_ = Buffer<Real>(count_of<Real>(rest));
+    Scratch<Real> scratch(memory_.data());
     rest(scratch);
   }
 
@@ -63,9 +65,9 @@ class Backward {
       plan_.kernels.pack_backward(plan_.layer, weights_, gradients_.dx.data != nullptr, packed_backward_, part, parts);
     };
     parallel(parts, parts, packing);
-    if (!plan_.schedule.row_steps()) std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(float));
-    std::memset(sums_, 0, 2 * chunks * sizes.sums * sizeof(float));
-    std::memset(zeros_, 0, zero_count() * sizeof(float));
+    if (!plan_.schedule.row_steps()) std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(Real));
+    std::memset(sums_, 0, 2 * chunks * sizes.sums * sizeof(Real));
+    std::memset(zeros_, 0, zero_count() * sizeof(Real));
     std::size_t last = plan_.steps();
     bool begins = true;
     do {
@@ -85,7 +87,7 @@ class Backward {
     return std::max(plan_.layer.recurrent(), plan_.layer.seen_count * plan_.layer.hidden);
   }
 
-  void take(Scratch& scratch, std::size_t rows) {
+  void take(Scratch<Real>& scratch, std::size_t rows) {
     const Sizes& sizes = plan_.sizes;
     const Layer& layer = plan_.layer;
     const std::size_t chunks = plan_.schedule.chunks().size();
@@ -96,10 +98,10 @@ class Backward {
     totals_ = sums_ + chunks * sizes.sums;
     zeros_ = scratch.take(zero_count());
     job_.state = scratch.take(chunks * sizes.state);
-    job_.x_rows = scratch.take<const float*>(rows);
-    job_.h_rows = scratch.take<const float*>(rows);
+    job_.x_rows = scratch.template take<const Real*>(rows);
+    job_.h_rows = scratch.template take<const Real*>(rows);
     if (layer.seen_count) {
-      job_.seen_rows = scratch.take<const float*>(rows);
+      job_.seen_rows = scratch.template take<const Real*>(rows);
       job_.start_seen = scratch.take(chunks * kChunk * 2 * sizes.seen);
     }
     if (plan_.sequence.recurrent_mask) job_.masked = scratch.take(rows * layer.recurrent());
@@ -130,19 +132,19 @@ class Backward {
   }
 
   bool wants_weights() const {
-    return std::any_of(std::begin(gradients_.dweights), std::end(gradients_.dweights), [](float* d) { return d; });
+    return std::any_of(std::begin(gradients_.dweights), std::end(gradients_.dweights), [](Real* d) { return d; });
   }
 
   void go_back(std::size_t worker, std::size_t group, std::size_t first, std::size_t last, bool begins) {
-    float* const scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
-    BackwardJob job = job_;
-    static_cast<Job&>(job) = job_for(plan_, group, packed_, job_.saved, place_.data(), first, last, scratch);
+    Real* const scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
+    BackwardJob<Real> job = job_;
+    static_cast<Job<Real>&>(job) = job_for(plan_, group, packed_, job_.saved, place_.data(), first, last, scratch);
     job.watch = poll_.watch();
     if (recomputes_) {
-      Sequence again = plan_.sequence;
-      for (float*& trace : again.trace) trace = nullptr;
-      for (float*& final : again.final) final = nullptr;
-      Job forward = job;
+      Sequence<Real> again = plan_.sequence;
+      for (Real*& trace : again.trace) trace = nullptr;
+      for (Real*& final : again.final) final = nullptr;
+      Job<Real> forward = job;
       forward.sequence = &again;
       forward.again = true;
       plan_.kernels.forward(forward);
@@ -158,7 +160,7 @@ class Backward {
 
   void reduce(std::size_t worker, std::size_t part, std::size_t parts, std::size_t first, std::size_t last,
               bool begins) {
-    ReduceJob job;
+    ReduceJob<Real> job;
     job.layer = &plan_.layer;
     job.chunks = plan_.schedule.chunks().data();
     job.chunk_count = plan_.schedule.chunks().size();
@@ -181,47 +183,49 @@ class Backward {
     plan_.kernels.reduce(job);
   }
 
-  const Plan& plan_;
-  const Weights& weights_;
-  const Gradients& gradients_;
-  Buffer window_, memory_;
+  const Plan<Real>& plan_;
+  const Weights<Real>& weights_;
+  const Gradients<Real>& gradients_;
+  Buffer<Real> window_, memory_;
   const bool recomputes_;
   Poll poll_;
   std::vector<std::ptrdiff_t> place_;
   std::size_t window_steps_ = 1, group_scratch_ = 0;
-  float *packed_ = nullptr, *packed_backward_ = nullptr, *dpacked_ = nullptr, *sums_ = nullptr, *totals_ = nullptr,
-        *zeros_ = nullptr;
-  float* scratch_ = nullptr;
-  BackwardJob job_;
+  Real *packed_ = nullptr, *packed_backward_ = nullptr, *dpacked_ = nullptr, *sums_ = nullptr, *totals_ = nullptr,
+       *zeros_ = nullptr;
+  Real* scratch_ = nullptr;
+  BackwardJob<Real> job_;
 };
 
 }  // namespace
 
-std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const Weights& weights,
-                              const Sequence& sequence, Keep keep, std::size_t threads, Interrupt& interrupt) {
-  const Plan plan(kernels, layer, sequence, threads);
-  auto tape = keep == Keep::kNothing ? nullptr : std::make_unique<Tape>();
-  Saved saved;
+template <class Real>
+std::unique_ptr<Tape<Real>> forward(const Kernels<Real>& kernels, const Layer& layer, const Weights<Real>& weights,
+                                    const Sequence<Real>& sequence, Keep keep, std::size_t threads,
+                                    Interrupt& interrupt) {
+  const Plan<Real> plan(kernels, layer, sequence, threads);
+  auto tape = keep == Keep::kNothing ? nullptr : std::make_unique<Tape<Real>>();
+  Saved<Real> saved;
   if (tape) {
     tape->kernels = &kernels;
-    const auto history = [&](Scratch& scratch) { saved = take_history(plan, scratch); };
-    tape->states = Buffer(floats_of(history));
-    Scratch states(tape->states.data());
+    const auto history = [&](Scratch<Real>& scratch) { saved = take_history(plan, scratch); };
+    tape->states = Buffer<Real>(count_of<Real>(history));
+    Scratch<Real> states(tape->states.data());
     history(states);
   }
   if (keep == Keep::kAll) {
-    const auto window = [&](Scratch& scratch) { take_window(plan, plan.schedule.row_steps(), scratch, saved); };
-    tape->window = Buffer(floats_of(window));
-    Scratch whole(tape->window.data());
+    const auto window = [&](Scratch<Real>& scratch) { take_window(plan, plan.schedule.row_steps(), scratch, saved); };
+    tape->window = Buffer<Real>(count_of<Real>(window));
+    Scratch<Real> whole(tape->window.data());
     window(whole);
   }
-  float *packed = nullptr, *scratches = nullptr;
-  const auto take = [&](Scratch& scratch) {
+  Real *packed = nullptr, *scratches = nullptr;
+  const auto take = [&](Scratch<Real>& scratch) {
     packed = scratch.take(plan.sizes.packed_forward);
     scratches = scratch.take(plan.threads * plan.forward_scratch());
   };
-  const Buffer memory(floats_of(take));
-  Scratch scratch(memory.data());
+  const Buffer<Real> memory(count_of<Real>(take));
+  Scratch<Real> scratch(memory.data());
   take(scratch);
   const bool unpacked = plan.sizes.unpacked && plan.schedule.row_steps() == 1;
   pack(plan, weights, packed, !unpacked);
@@ -229,22 +233,22 @@ std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const 
   return tape;
 }
 
-void forward_packed(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
-                    std::size_t threads, Interrupt& interrupt) {
-  const Plan plan(kernels, layer, sequence, threads);
-  const Buffer scratches(plan.threads * plan.forward_scratch());
-  run_forward(plan, packed, nullptr, Saved{}, scratches.data(), interrupt);
+void forward_packed(const Kernels<float>& kernels, const Layer& layer, const float* packed,
+                    const Sequence<float>& sequence, std::size_t threads, Interrupt& interrupt) {
+  const Plan<float> plan(kernels, layer, sequence, threads);
+  const Buffer<float> scratches(plan.threads * plan.forward_scratch());
+  run_forward<float>(plan, packed, nullptr, {}, scratches.data(), interrupt);
 }
 
-void forward_step(const Kernels& kernels, const Layer& layer, const float* packed, const Bfloat* halved,
-                  const Sequence& sequence, float* scratch) {
+void forward_step(const Kernels<float>& kernels, const Layer& layer, const float* packed, const Bfloat* halved,
+                  const Sequence<float>& sequence, float* scratch) {
   Chunk chunk;
   chunk.rows = 1;
   chunk.length[0] = 1;
   const Chunk* const chunks = &chunk;
   const std::ptrdiff_t place = 0;
   static Interrupt never;  // making one reads the clock
-  Job job;
+  Job<float> job;
   job.layer = &layer;
   job.sequence = &sequence;
   job.packed = packed;
@@ -258,18 +262,27 @@ void forward_step(const Kernels& kernels, const Layer& layer, const float* packe
   kernels.forward(job);
 }
 
-void backward(const Layer& layer, const Weights& weights, const Sequence& sequence, const Gradients& gradients,
-              Tape& tape, std::size_t threads, Interrupt& interrupt) {
-  const Plan plan(*tape.kernels, layer, sequence, threads);
+template <class Real>
+void backward(const Layer& layer, const Weights<Real>& weights, const Sequence<Real>& sequence,
+              const Gradients<Real>& gradients, Tape<Real>& tape, std::size_t threads, Interrupt& interrupt) {
+  const Plan<Real> plan(*tape.kernels, layer, sequence, threads);
   if (gradients.dx.data && !gradients.add_dx)
     for (const Chunk& chunk : plan.schedule.chunks())
       clear_padding(sequence, chunk, gradients.dx.data, gradients.dx.time, gradients.dx.row, layer.inputs);
-  Buffer window;
+  Buffer<Real> window;
   {
     const std::lock_guard<std::mutex> lock(tape.mutex);
     window = std::move(tape.window);
   }
-  Backward(plan, weights, gradients, tape, std::move(window), interrupt).run();
+  Backward<Real>(plan, weights, gradients, tape, std::move(window), interrupt).run();
 }
+
+#define GATEWISE_OF(Real)                                                                                   \
+  template std::unique_ptr<Tape<Real>> forward(const Kernels<Real>&, const Layer&, const Weights<Real>&,    \
+                                               const Sequence<Real>&, Keep, std::size_t, Interrupt&);       \
+  template void backward(const Layer&, const Weights<Real>&, const Sequence<Real>&, const Gradients<Real>&, \
+                         Tape<Real>&, std::size_t, Interrupt&);
+GATEWISE_OF(float)
+GATEWISE_OF(double)
 
 }  // namespace gatewise

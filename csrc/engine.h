@@ -4,7 +4,7 @@
 #include <memory>
 #include <mutex>
 
-#include "dispatch.h"
+#include "kernels.h"
 #include "memory.h"
 
 namespace gatewise {
@@ -15,30 +15,34 @@ enum class Keep { kNothing, kStates, kAll };
 
 struct Interrupted {};
 
+template <class Real>
 class Tape {
  public:
-  const Kernels* kernels = nullptr;  // those that wrote it
-  Buffer states;                     // Saved's history
-  std::mutex mutex;                  // guards what follows: a backward takes it away
-  Buffer window;                     // Saved's window of the whole sequence, until the first backward; or nothing
+  const Kernels<Real>* kernels = nullptr;  // those that wrote it
+  Buffer<Real> states;                     // Saved's history
+  std::mutex mutex;                        // guards what follows: a backward takes it away
+  Buffer<Real> window;                     // Saved's window of the whole sequence, until the first backward; or nothing
 };
 
 // Runs one direction of a layer. Fills padding of y and of traces with zeros. Throws std::bad_alloc, Interrupted.
-std::unique_ptr<Tape> forward(const Kernels& kernels, const Layer& layer, const Weights& weights,
-                              const Sequence& sequence, Keep keep, std::size_t threads, Interrupt& interrupt);
+template <class Real>
+std::unique_ptr<Tape<Real>> forward(const Kernels<Real>& kernels, const Layer& layer, const Weights<Real>& weights,
+                                    const Sequence<Real>& sequence, Keep keep, std::size_t threads,
+                                    Interrupt& interrupt);
 
 // The same of weights that were packed before, with nothing kept.
-void forward_packed(const Kernels& kernels, const Layer& layer, const float* packed, const Sequence& sequence,
-                    std::size_t threads, Interrupt& interrupt);
+void forward_packed(const Kernels<float>& kernels, const Layer& layer, const float* packed,
+                    const Sequence<float>& sequence, std::size_t threads, Interrupt& interrupt);
 
 // One step of one row without threads, memory of its own or interruption: kernels.sizes' forward_scratch for it. With
 // `halved` (see Job), which may be null, `packed` is not read.
-void forward_step(const Kernels& kernels, const Layer& layer, const float* packed, const Bfloat* halved,
-                  const Sequence& sequence, float* scratch);
+void forward_step(const Kernels<float>& kernels, const Layer& layer, const float* packed, const Bfloat* halved,
+                  const Sequence<float>& sequence, float* scratch);
 
 // The gradients of that run, of which `sequence` must be the same, y still with its values. May be called again.
 // Gradients of `start` are added to, all others written.
-void backward(const Layer& layer, const Weights& weights, const Sequence& sequence, const Gradients& gradients,
-              Tape& tape, std::size_t threads, Interrupt& interrupt);
+template <class Real>
+void backward(const Layer& layer, const Weights<Real>& weights, const Sequence<Real>& sequence,
+              const Gradients<Real>& gradients, Tape<Real>& tape, std::size_t threads, Interrupt& interrupt);
 
 }  // namespace gatewise

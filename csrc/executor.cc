@@ -72,15 +72,15 @@ void Executor::write(const States& states, std::size_t slot, const float* from) 
 }
 
 void Executor::run(const float* packed, Flow flow, const States& states, float* y, const Run& run) const {
-  Buffer between[2];
+  Buffer<float> between[2];
   for (std::size_t i = 0; i < places_.size(); ++i) {
     const Place& place = places_[i];
     Flow next = flow;
     place.block->pass(next);
     float* to = y;
     if (i + 1 < places_.size()) {
-      Buffer& buffer = between[i % 2];
-      buffer = Buffer(std::max(next.steps * next.rows * place.block->output_width(), std::size_t{1}));
+      Buffer<float>& buffer = between[i % 2];
+      buffer = Buffer<float>(std::max(next.steps * next.rows * place.block->output_width(), std::size_t{1}));
       to = buffer.data();
     }
     const States own = {states.data + states.capacity * place.state, states.capacity, states.slots};

@@ -46,7 +46,7 @@ struct Run {
 
 class Block {
  public:
-  explicit Block(const Kernels& kernels) : kernels_(kernels) {}
+  explicit Block(const Kernels<float>& kernels) : kernels_(kernels) {}
   virtual ~Block() = default;
 
   virtual std::size_t output_width() const = 0;
@@ -70,7 +70,7 @@ class Block {
   virtual std::size_t step_scratch() const { return 0; }
 
  protected:
-  const Kernels& kernels_;
+  const Kernels<float>& kernels_;
 };
 
 // The sizes of a recurrent block.
@@ -83,18 +83,18 @@ struct RecurrentShape {
   std::vector<std::size_t> kinds;  // of the weights of each layer and direction, in their order (Weight)
 };
 
-std::unique_ptr<Block> make_recurrent(const Kernels& kernels, RecurrentShape shape);
-std::unique_ptr<Block> make_embedding(const Kernels& kernels, std::size_t count, std::size_t width);
-std::unique_ptr<Block> make_linear(const Kernels& kernels, std::size_t in, std::size_t out);
-std::unique_ptr<Block> make_layer_norm(const Kernels& kernels, std::size_t width, float eps);
-std::unique_ptr<Block> make_scaling(const Kernels& kernels, std::size_t width, bool inverse);
-std::unique_ptr<Block> make_mixture(const Kernels& kernels, std::size_t candidates, std::size_t quantiles);
+std::unique_ptr<Block> make_recurrent(const Kernels<float>& kernels, RecurrentShape shape);
+std::unique_ptr<Block> make_embedding(const Kernels<float>& kernels, std::size_t count, std::size_t width);
+std::unique_ptr<Block> make_linear(const Kernels<float>& kernels, std::size_t in, std::size_t out);
+std::unique_ptr<Block> make_layer_norm(const Kernels<float>& kernels, std::size_t width, float eps);
+std::unique_ptr<Block> make_scaling(const Kernels<float>& kernels, std::size_t width, bool inverse);
+std::unique_ptr<Block> make_mixture(const Kernels<float>& kernels, std::size_t candidates, std::size_t quantiles);
 
 struct ConvolutionShape {
   std::size_t in = 0, out = 0, kernel = 1, stride = 1, dilation = 1;
   bool causal = true;
 };
-std::unique_ptr<Block> make_convolution(const Kernels& kernels, const ConvolutionShape& shape);
+std::unique_ptr<Block> make_convolution(const Kernels<float>& kernels, const ConvolutionShape& shape);
 
 class Executor {
  public:

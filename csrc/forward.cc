@@ -7,6 +7,9 @@
 // The one idea: the gates of a vector of hidden units lie together in the packed weights, so that a tile of a few rows
 // accumulates all its products in registers, and the cell finds a block's gates in the first-level cache.
 #include "forward.h"
+#if !defined(GATEWISE_DOUBLE)
+#include "halved.h"
+#endif
 
 namespace gatewise {
 namespace GATEWISE_ISA {
@@ -15,18 +18,18 @@ namespace GATEWISE_ISA {
 struct GateTile {
   const Piece* pieces;
   std::size_t first, last;
-  const float* const* source[3];  // by Piece::Source
-  const float* block;             // packed weights
-  bool begins;                    // from the bias, or zero if that is null
-  const float* bias;
-  float* gates;
+  const Real* const* source[3];  // by Piece::Source
+  const Real* block;             // packed weights
+  bool begins;                   // from the bias, or zero if that is null
+  const Real* bias;
+  Real* gates;
   std::size_t stride;  // from one row's gates to the next
   std::size_t seen_vectors;
 
   template <std::size_t kRows, std::size_t kVectors>
   void run(std::size_t row) const {
     Tile<kRows, kVectors> sum;
-    float* at = gates + row * stride;
+    Real* at = gates + row * stride;
     if (!begins)
       load_tile<kRows, kVectors>(sum, at, stride, kWidth);
     else if (bias)
@@ -35,7 +38,7 @@ struct GateTile {
       clear_tile<kRows, kVectors>(sum);
     for (std::size_t p = first; p < last; ++p) {
       const Piece& piece = pieces[p];
-      const float* rows[kRows];
+      const Real* rows[kRows];
       for (std::size_t r = 0; r < kRows; ++r) rows[r] = source[piece.source][row + r] + piece.from;
       if (kVectors == 4 && piece.source == Piece::kSeen && seen_vectors == 3)
         multiply<(kVectors == 4 ? 3 : kVectors)>(sum, rows, block + piece.at, piece.count);
@@ -46,29 +49,14 @@ struct GateTile {
   }
 };
 
-namespace {
-
-// The vectors of a line of packed weights. An even number of halved ones lies pair by pair: see halve in pack.cc.
+// The vectors of a line of packed weights.
 template <std::size_t kVectors>
-[[gnu::always_inline]] inline void load_line(const float* from, Floats (&to)[kVectors]) {
+[[gnu::always_inline]] inline void load_line(const Real* from, Floats (&to)[kVectors]) {
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kVectors; ++v) to[v] = load(from + v * kWidth);
 }
 
-template <std::size_t kVectors>
-[[gnu::always_inline]] inline void load_line(const Bfloat* from, Floats (&to)[kVectors]) {
-  if constexpr (kVectors % 2 == 0) {
-#pragma GCC unroll 2
-    for (std::size_t v = 0; v < kVectors; v += 2) {
-      const Two two = load_two(from + v * kWidth);
-      to[v] = two.first;
-      to[v + 1] = two.second;
-    }
-  } else {
-#pragma GCC unroll 4
-    for (std::size_t v = 0; v < kVectors; ++v) to[v] = load(from + v * kWidth);
-  }
-}
+namespace {
 
 // The pre-activations of a single row in kBlocks blocks, whose packed weights lie `apart`: those of one block are too
 // few sums to hide how long an addition takes.
@@ -85,7 +73,7 @@ void single_row(const GateTile& tile, const Weight* packed, std::size_t apart) {
   }
   for (std::size_t p = tile.first; p < tile.last; ++p) {
     const Piece& piece = tile.pieces[p];
-    const float* const row = tile.source[piece.source][0] + piece.from;
+    const Real* const row = tile.source[piece.source][0] + piece.from;
     const Weight* weights = packed + piece.at;
 #pragma GCC unroll 2
     for (std::size_t k = 0; k < piece.count; ++k, weights += kLine) {
@@ -125,7 +113,7 @@ void single_row(const GateTile& tile, const Weight* packed, std::size_t blocks, 
 
 bool has_options(const Layer& layer, const Sequence& s) {
   bool traces = false;
-  for (const float* trace : s.trace) traces = traces || trace;
+  for (const Real* trace : s.trace) traces = traces || trace;
   return layer.clips || layer.layer_norm || layer.seen_count || layer.keeps_pre() || s.h_mask || s.c_mask || traces;
 }
 
@@ -197,8 +185,8 @@ void ForwardGroup::plan_pieces() {
 }
 
 GateTile ForwardGroup::tile_of(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins,
-                               bool with_bias, float* gates) const {
-  const float* packed = job_.packed + block * layout_.block;
+                               bool with_bias, Real* gates) const {
+  const Real* packed = job_.packed + block * layout_.block;
   return {pieces_,
           pieces.first,
           pieces.last,
@@ -212,15 +200,15 @@ GateTile ForwardGroup::tile_of(std::size_t block, PieceGroup pieces, const Forwa
 }
 
 void ForwardGroup::multiply_block(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins,
-                                  bool with_bias, float* gates) const {
+                                  bool with_bias, Real* gates) const {
   tiles(tile_of(block, pieces, rows, begins, with_bias, gates), rows.active, layer_.gates());
 }
 
 // A block's gates in step s, where the products with x have been formed ahead or are begun now.
-float* ForwardGroup::step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const {
+Real* ForwardGroup::step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const {
   if (job_.saved.gates || !hoists()) {
     // The blocks of a single row wait for one another.
-    float* const scratch = rows.gates + (single() ? block * layout_.line : 0);
+    Real* const scratch = rows.gates + (single() ? block * layout_.line : 0);
     return gates_at(rows, job_.saved.gates, scratch, s, block);
   }
   const Chunk& chunk = *rows.chunk;
@@ -241,13 +229,13 @@ void ForwardGroup::multiply_inputs(std::size_t s) {
       rows.active = chunk.active(t);
       std::size_t last = t + 1;
       while (rows.active == 1 && last < end && chunk.active(last) == 1) ++last;
-      const float* x[kAhead > kChunk ? kAhead : kChunk];
+      const Real* x[kAhead > kChunk ? kAhead : kChunk];
       std::size_t count = 0;
       for (std::size_t u = t; u < last; ++u)
         for (std::size_t r = 0; r < rows.active; ++r)
           x[count++] = job_.sequence->x.at(chunk.time(r, u, job_.sequence->reverse), chunk.row[r]);
       for (std::size_t block = 0; block < layout_.blocks; ++block) {
-        const float* packed = job_.packed + block * layout_.block;
+        const Real* packed = job_.packed + block * layout_.block;
         const GateTile tile = {pieces_,
                                0,
                                groups_[input_groups_ - 1].last,
@@ -274,7 +262,7 @@ void ForwardGroup::step(std::size_t s) {
       for (std::size_t k = 0; k < job_.count; ++k) {
         const ForwardRows& rows = rows_[k];
         if (!rows.active) continue;
-        float* gates = step_gates(rows, s, block);
+        Real* gates = step_gates(rows, s, block);
         multiply_block(block, groups_[g], rows, g == 0, true, gates);
         if (g + 1 == group_count_) cell(rows, s, block, gates, Stage::kWhole);
       }
@@ -286,14 +274,17 @@ void ForwardGroup::single_step(std::size_t s) {
   const ForwardRows& rows = rows_[0];
   const std::size_t pairs = (layout_.blocks + 1) / 2, first = hoists() ? input_groups_ : 0;
   const PieceGroup pieces = {groups_[first].first, groups_[group_count_ - 1].last};
-  float* const gates = step_gates(rows, s, 0);
+  Real* const gates = step_gates(rows, s, 0);
   for (std::size_t i = 0; i < pairs && !job_.weights; ++i) {
     const std::size_t block = 2 * in_turn(s, i, pairs), blocks = block + 1 < layout_.blocks ? 2 : 1;
     const GateTile tile = tile_of(block, pieces, rows, first == 0, true, gates + block * layout_.line);
-    if (job_.halved)
+#if !defined(GATEWISE_DOUBLE)
+    if (job_.halved) {
       single_row(tile, job_.halved + block * layout_.block, blocks, layout_.block, layer_.gates());
-    else
-      single_row(tile, tile.block, blocks, layout_.block, layer_.gates());
+      continue;
+    }
+#endif
+    single_row(tile, tile.block, blocks, layout_.block, layer_.gates());
   }
   if (job_.weights) multiply_unpacked(gates);
   ForwardBlock at = block_of(rows, s, 0, gates);
@@ -305,12 +296,12 @@ void ForwardGroup::single_step(std::size_t s) {
   point_(layer_.row, at);
 }
 
-ForwardBlock ForwardGroup::block_of(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates) const {
-  float* kept = nullptr;
+ForwardBlock ForwardGroup::block_of(const ForwardRows& rows, std::size_t s, std::size_t block, Real* gates) const {
+  Real* kept = nullptr;
   if (job_.saved.cells && !job_.again)
     kept =
         job_.saved.cells + (rows.chunk->base + rows.chunk->offset(s)) * layout_.padded + block * rows.active * kWidth;
-  const float* const peep = job_.packed + block * kWidth;
+  const Real* const peep = job_.packed + block * kWidth;
   return {.rows = rows.active,
           .lanes = lanes_of(block, layer_.hidden),
           .column = block * kWidth,
@@ -328,7 +319,7 @@ ForwardBlock ForwardGroup::block_of(const ForwardRows& rows, std::size_t s, std:
           .extras = nullptr};
 }
 
-void ForwardGroup::cell(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates, Stage stage) const {
+void ForwardGroup::cell(const ForwardRows& rows, std::size_t s, std::size_t block, Real* gates, Stage stage) const {
   ForwardBlock at = block_of(rows, s, block, gates);
   if (!options_) return point_(layer_.row, at);
   const ForwardExtras extras = extras_of(rows, block, stage);
@@ -342,7 +333,7 @@ ForwardExtras ForwardGroup::extras_of(const ForwardRows& rows, std::size_t block
   extras.stage = stage;
   extras.clips = layer_.clips;
   extras.keeps_pre = layer_.keeps_pre();
-  extras.clip = layer_.clip;
+  extras.clip = layer_.bound<Real>();
   if (sequence.h_mask && !layer_.projected) extras.h_mask = rows.h_mask;
   extras.h_old = rows.h_old;
   if (sequence.c_mask) extras.c_mask = rows.c_mask;
@@ -366,7 +357,7 @@ std::size_t forward_scratch(const Layer& layer, const Sequence& sequence) {
   scratch.take<ForwardRows>(1);
   ForwardRows counted;
   ForwardGroup(job, &counted, scratch);
-  return scratch.floats();
+  return scratch.count();
 }
 
 void forward(const Job& job) {

@@ -2,11 +2,9 @@
 // projections in forward_norm.cc.
 #pragma once
 
-#include "kernels.h"
 #include "norm.h"
 #include "panels.h"
 #include "pointwise.h"
-#include "scratch.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {
@@ -34,22 +32,22 @@ bool has_options(const Layer& layer, const Sequence& sequence);
 struct ForwardRows {
   const Chunk* chunk;
   std::size_t active;
-  const float* source[3][kChunk];  // by Piece::Source
-  const float* h_old[kChunk];      // h before dropout
-  float* y[kChunk];
-  float* unprojected[kChunk];
-  const float* h_mask[kChunk];
-  const float* c_mask[kChunk];
-  float* trace[kTraces][kChunk];
-  float* seen[kGates][kChunk];
-  float* c;          // planes of [blocks][kChunk][kWidth]
-  float* gates;      // of a block, where nothing is kept
-  float* masked;     // [kChunk][R]
-  float* seen_rows;  // [kChunk][seen] of two steps, then after a reset
-  float* m_rows;     // [kChunk][padded]
-  float* unused;     // [kChunk][width], for what has been written before
-  float* out;        // of projections
-  float *norm_x, *norm_h, *fresh, *stats;
+  const Real* source[3][kChunk];  // by Piece::Source
+  const Real* h_old[kChunk];      // h before dropout
+  Real* y[kChunk];
+  Real* unprojected[kChunk];
+  const Real* h_mask[kChunk];
+  const Real* c_mask[kChunk];
+  Real* trace[kTraces][kChunk];
+  Real* seen[kGates][kChunk];
+  Real* c;          // planes of [blocks][kChunk][kWidth]
+  Real* gates;      // of a block, where nothing is kept
+  Real* masked;     // [kChunk][R]
+  Real* seen_rows;  // [kChunk][seen] of two steps, then after a reset
+  Real* m_rows;     // [kChunk][padded]
+  Real* unused;     // [kChunk][width], for what has been written before
+  Real* out;        // of projections
+  Real *norm_x, *norm_h, *fresh, *stats;
 };
 
 constexpr std::size_t kMaxPieces = 64;
@@ -83,12 +81,12 @@ class ForwardGroup {
 
   void begin();
 
-  void load_state(ForwardRows& rows, std::size_t r, const float* const* from, std::size_t row, float* seen);
+  void load_state(ForwardRows& rows, std::size_t r, const Real* const* from, std::size_t row, Real* seen);
 
   void restore(ForwardRows& rows, std::size_t r);
 
-  const float* first_h(std::size_t row) const {
-    const float* h = job_.sequence->state[kH];
+  const Real* first_h(std::size_t row) const {
+    const Real* h = job_.sequence->state[kH];
     return h ? h + job_.sequence->slot(row) * layer_.recurrent() : zeros_;
   }
 
@@ -96,29 +94,29 @@ class ForwardGroup {
 
   void point_row(ForwardRows& rows, std::size_t r, std::size_t s);
 
-  const float* seen_before(const ForwardRows& rows, std::size_t r, std::size_t s) const;
-  float* seen_after(const ForwardRows& rows, std::size_t r, std::size_t s) const;
+  const Real* seen_before(const ForwardRows& rows, std::size_t r, std::size_t s) const;
+  Real* seen_after(const ForwardRows& rows, std::size_t r, std::size_t s) const;
 
   std::size_t window(const Chunk& chunk, std::size_t s) const {
     return static_cast<std::size_t>(job_.place[chunk.index] + static_cast<std::ptrdiff_t>(chunk.offset(s)));
   }
 
   // A block's gates of the active rows, in what is kept or in scratch.
-  float* gates_at(const ForwardRows& rows, float* kept, float* scratch, std::size_t s, std::size_t block) const {
+  Real* gates_at(const ForwardRows& rows, Real* kept, Real* scratch, std::size_t s, std::size_t block) const {
     if (!kept) return scratch;
     return kept + (window(*rows.chunk, s) * layout_.blocks + block * rows.active) * layout_.line;
   }
 
   GateTile tile_of(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins, bool with_bias,
-                   float* gates) const;
+                   Real* gates) const;
 
   void multiply_block(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins, bool with_bias,
-                      float* gates) const;
+                      Real* gates) const;
 
   // Whether there is but one row, of a cell without options.
   bool single() const { return job_.count == 1 && rows_[0].active == 1 && !options_; }
 
-  float* step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const;
+  Real* step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const;
 
   void multiply_inputs(std::size_t s);
 
@@ -126,17 +124,17 @@ class ForwardGroup {
 
   void single_step(std::size_t s);
 
-  void multiply_unpacked(float* gates) const;
+  void multiply_unpacked(Real* gates) const;
 
-  ForwardBlock block_of(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates) const;
+  ForwardBlock block_of(const ForwardRows& rows, std::size_t s, std::size_t block, Real* gates) const;
 
   ForwardExtras extras_of(const ForwardRows& rows, std::size_t block, Stage stage) const;
 
-  void cell(const ForwardRows& rows, std::size_t s, std::size_t block, float* gates, Stage stage) const;
+  void cell(const ForwardRows& rows, std::size_t s, std::size_t block, Real* gates, Stage stage) const;
 
   void normalised_step(std::size_t s);
 
-  float* normed(const ForwardRows& rows, float* kept, float* scratch, std::size_t s, std::size_t block) const;
+  Real* normed(const ForwardRows& rows, Real* kept, Real* scratch, std::size_t s, std::size_t block) const;
 
   void normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const;
 
@@ -150,7 +148,7 @@ class ForwardGroup {
   ForwardRows* rows_;
   ForwardPoint point_ = nullptr;
   bool options_ = false;
-  float* zeros_ = nullptr;
+  Real* zeros_ = nullptr;
   Piece pieces_[kMaxPieces + 4];
   PieceGroup groups_[kMaxPieces + 4];
   std::size_t piece_count_ = 0, group_count_ = 0;

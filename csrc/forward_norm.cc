@@ -23,7 +23,7 @@ void ForwardGroup::normalised_step(std::size_t s) {
       rows.stats[r] = c.mean;
       rows.stats[kChunk + 2 * r] = c.scale;
       rows.stats[kChunk + 2 * r + 1] = c.rstd;
-      if (float* kept = job_.saved.scale) {
+      if (Real* kept = job_.saved.scale) {
         kept += (window(*rows.chunk, s) + r) * 5;
         kept[2] = c.scale;
         kept[3] = c.rstd;
@@ -35,31 +35,30 @@ void ForwardGroup::normalised_step(std::size_t s) {
   }
 }
 
-float* ForwardGroup::normed(const ForwardRows& rows, float* kept, float* scratch, std::size_t s,
-                            std::size_t block) const {
+Real* ForwardGroup::normed(const ForwardRows& rows, Real* kept, Real* scratch, std::size_t s, std::size_t block) const {
   return gates_at(rows, kept, scratch + block * rows.active * layout_.line, s, block);
 }
 
 // One row's pre-activations from its two products, which are left normalised.
 void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const {
   const std::size_t line = layout_.line, stride = rows.active * line;
-  float* const x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
-  float* const h = normed(rows, job_.saved.norm_h, rows.norm_h, s, 0) + r * line;
-  float* const pre = normed(rows, job_.saved.gates, rows.gates, s, 0) + r * line;
+  Real* const x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
+  Real* const h = normed(rows, job_.saved.norm_h, rows.norm_h, s, 0) + r * line;
+  Real* const pre = normed(rows, job_.saved.gates, rows.gates, s, 0) + r * line;
   Moments of_x, of_h;
   with_gates(layer_.gates(), [&](auto gates) {
     of_x = moments(NormRow<gates()>{x, stride, layer_.hidden});
     of_h = moments(NormRow<gates()>{h, stride, layer_.hidden});
   });
-  if (float* kept = job_.saved.scale) {
+  if (Real* kept = job_.saved.scale) {
     kept += (window(*rows.chunk, s) + r) * 5;
     kept[0] = of_x.scale * of_x.rstd;
     kept[1] = of_h.scale * of_h.rstd;
   }
   for (std::size_t block = 0; block < layout_.blocks; ++block) {
-    const float* gain_x = job_.packed + layout_.gain_at(false) + block * line;
-    const float* gain_h = job_.packed + layout_.gain_at(true) + block * line;
-    const float* bias = job_.packed + block * layout_.block;
+    const Real* gain_x = job_.packed + layout_.gain_at(false) + block * line;
+    const Real* gain_h = job_.packed + layout_.gain_at(true) + block * line;
+    const Real* bias = job_.packed + block * layout_.block;
     for (std::size_t v = 0; v < line; v += kWidth) {
       const std::size_t at = block * stride + v;
       const Floats nx = (load(x + at) * of_x.scale - of_x.mean) * of_x.rstd;

@@ -10,8 +10,8 @@ namespace {
 
 // Adds the products of a block's rows of each gate with `values`. Lanes of rows that are not there stay as they are.
 template <std::size_t kVectors>
-[[gnu::always_inline]] inline void add_rows(const float* const (&rows)[kVectors], std::size_t columns,
-                                            std::size_t lanes, const float* values, Floats (&sum)[kVectors]) {
+[[gnu::always_inline]] inline void add_rows(const Real* const (&rows)[kVectors], std::size_t columns, std::size_t lanes,
+                                            const Real* values, Floats (&sum)[kVectors]) {
   std::size_t k = 0;
   for (; k + kWidth <= columns; k += kWidth) {
 #pragma GCC unroll 4
@@ -27,17 +27,17 @@ template <std::size_t kVectors>
   }
   for (; k < columns; ++k)
     for (std::size_t v = 0; v < kVectors; ++v) {
-      float column[kWidth] = {};
+      Real column[kWidth] = {};
       for (std::size_t lane = 0; lane < lanes; ++lane) column[lane] = rows[v][lane * columns + k];
       sum[v] = fma(load(column), broadcast(values[k]), sum[v]);
     }
 }
 
 template <std::size_t kVectors>
-void unpacked_block(const Layer& layer, const float* const* weights, std::size_t block, const float* x, const float* h,
-                    float* gates) {
+void unpacked_block(const Layer& layer, const Real* const* weights, std::size_t block, const Real* x, const Real* h,
+                    Real* gates) {
   const std::size_t lanes = lanes_of(block, layer.hidden);
-  const float *of_x[kVectors], *of_h[kVectors];
+  const Real *of_x[kVectors], *of_h[kVectors];
   Floats sum[kVectors];
   for (const Gate gate : {kI, kF, kO, kG}) {
     if (!layer.row.learned(gate)) continue;
@@ -59,9 +59,9 @@ void unpacked_block(const Layer& layer, const float* const* weights, std::size_t
 
 }  // namespace
 
-void ForwardGroup::multiply_unpacked(float* gates) const {
+void ForwardGroup::multiply_unpacked(Real* gates) const {
   const ForwardRows& rows = rows_[0];
-  const float *const x = rows.source[Piece::kX][0], *const h = rows.source[Piece::kHidden][0];
+  const Real *const x = rows.source[Piece::kX][0], *const h = rows.source[Piece::kHidden][0];
   for (std::size_t block = 0; block < layout_.blocks; ++block, gates += layout_.line) {
     switch (layer_.gates()) {
       case 1:

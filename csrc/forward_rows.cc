@@ -8,7 +8,7 @@ namespace GATEWISE_ISA {
 
 // The states before the first step.
 void ForwardGroup::begin() {
-  std::memset(zeros_, 0, zero_count() * sizeof(float));
+  std::memset(zeros_, 0, zero_count() * sizeof(Real));
   for (std::size_t k = 0; k < job_.count; ++k) {
     ForwardRows& rows = rows_[k];
     const Chunk& chunk = *rows.chunk;
@@ -23,8 +23,7 @@ void ForwardGroup::begin() {
 }
 
 // Copies one row's states, h aside, from a row of dense tensors; null is zeros.
-void ForwardGroup::load_state(ForwardRows& rows, std::size_t r, const float* const* from, std::size_t row,
-                              float* seen) {
+void ForwardGroup::load_state(ForwardRows& rows, std::size_t r, const Real* const* from, std::size_t row, Real* seen) {
   const std::size_t hidden = layer_.hidden;
   for (std::size_t state = 1; state < layer_.plain_states(); ++state)
     for (std::size_t b = 0; b < layout_.blocks; ++b) {
@@ -33,11 +32,11 @@ void ForwardGroup::load_state(ForwardRows& rows, std::size_t r, const float* con
       store(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth, value);
     }
   for (std::size_t i = 0; i < layer_.seen_count; ++i) {
-    const float* gate = from[layer_.plain_states() + i];
+    const Real* gate = from[layer_.plain_states() + i];
     if (gate)
-      std::memcpy(seen + i * hidden, gate + row * hidden, hidden * sizeof(float));
+      std::memcpy(seen + i * hidden, gate + row * hidden, hidden * sizeof(Real));
     else
-      std::memset(seen + i * hidden, 0, hidden * sizeof(float));
+      std::memset(seen + i * hidden, 0, hidden * sizeof(Real));
   }
 }
 
@@ -70,11 +69,11 @@ void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
   const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence.reverse), wide = layer_.recurrent();
   rows.source[Piece::kX][r] = sequence.x.at(t, row);
   rows.y[r] = job_.again ? rows.unused + r * layer_.width() : sequence.y.at(t, row);
-  const float* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : first_h(row);
-  const float* seen = layout_.seen_depth ? seen_before(rows, r, s) : nullptr;
+  const Real* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : first_h(row);
+  const Real* seen = layout_.seen_depth ? seen_before(rows, r, s) : nullptr;
   if (sequence.reset && restarts(sequence, chunk, r, s)) {
     h = sequence.start[kH] ? sequence.start[kH] + row * wide : zeros_;
-    float* at = rows.seen_rows + (2 * kChunk + r) * layout_.seen_depth;
+    Real* at = rows.seen_rows + (2 * kChunk + r) * layout_.seen_depth;
     load_state(rows, r, sequence.start, row, at);
     seen = at;
   }
@@ -82,8 +81,8 @@ void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
   rows.source[Piece::kHidden][r] = h;
   rows.source[Piece::kSeen][r] = seen;
   if (sequence.recurrent_mask) {
-    float* masked = rows.masked + r * wide;
-    const float* mask = sequence.recurrent_mask + row * wide;
+    Real* masked = rows.masked + r * wide;
+    const Real* mask = sequence.recurrent_mask + row * wide;
     for (std::size_t k = 0; k < wide; ++k) masked[k] = h[k] * mask[k];
     rows.source[Piece::kHidden][r] = masked;
   }
@@ -100,12 +99,12 @@ void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
 }
 
 // Where a row's gates of the step before step s stand, and where those of step s go.
-const float* ForwardGroup::seen_before(const ForwardRows& rows, std::size_t r, std::size_t s) const {
+const Real* ForwardGroup::seen_before(const ForwardRows& rows, std::size_t r, std::size_t s) const {
   if (!s || !job_.saved.seen) return rows.seen_rows + (s % 2 * kChunk + r) * layout_.seen_depth;
   return job_.saved.seen + (rows.chunk->base + rows.chunk->offset(s - 1) + r) * layout_.seen_depth;
 }
 
-float* ForwardGroup::seen_after(const ForwardRows& rows, std::size_t r, std::size_t s) const {
+Real* ForwardGroup::seen_after(const ForwardRows& rows, std::size_t r, std::size_t s) const {
   if (!job_.saved.seen || job_.again) return rows.seen_rows + ((s + 1) % 2 * kChunk + r) * layout_.seen_depth;
   return job_.saved.seen + (rows.chunk->base + rows.chunk->offset(s) + r) * layout_.seen_depth;
 }
@@ -120,17 +119,17 @@ void ForwardGroup::finish() {
       const std::size_t row = chunk.row[r], slot = sequence.slot(row), last = chunk.length[r];
       const std::size_t wide = layer_.recurrent(), hidden = layer_.hidden;
       if (sequence.final[kH]) {
-        const float* h = last ? sequence.y.at(chunk.time(r, last - 1, sequence.reverse), row) : first_h(row);
-        float* const to = sequence.final[kH] + slot * wide;
-        if (h != to) std::memcpy(to, h, wide * sizeof(float));
+        const Real* h = last ? sequence.y.at(chunk.time(r, last - 1, sequence.reverse), row) : first_h(row);
+        Real* const to = sequence.final[kH] + slot * wide;
+        if (h != to) std::memcpy(to, h, wide * sizeof(Real));
       }
       for (std::size_t state = 1; state < layer_.plain_states(); ++state)
         for (std::size_t b = 0; sequence.final[state] && b < layout_.blocks; ++b)
           store_some(sequence.final[state] + slot * hidden + b * kWidth,
                      load(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth), lanes_of(b, hidden));
       for (std::size_t i = 0; i < layer_.seen_count; ++i)
-        if (float* to = sequence.final[layer_.plain_states() + i])
-          std::memcpy(to + slot * hidden, seen_before(rows, r, last) + i * hidden, hidden * sizeof(float));
+        if (Real* to = sequence.final[layer_.plain_states() + i])
+          std::memcpy(to + slot * hidden, seen_before(rows, r, last) + i * hidden, hidden * sizeof(Real));
     }
   }
 }

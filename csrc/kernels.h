@@ -1,4 +1,5 @@
-// Everything that is compiled once per instruction set, as a table of functions. None of them allocates or throws.
+// Everything that is compiled once per instruction set and type, as a table of functions. None of them allocates or
+// throws. All sizes are in Reals.
 #pragma once
 
 #include <atomic>
@@ -39,26 +40,28 @@ struct Watch {
 
 // What forward keeps for backward, each array indexed by row-step. The window arrays may hold some steps only; where a
 // chunk's step s lies there says Job::place. [·] is what one row-step takes; blocks and lines are those of layout.h.
+template <class Real>
 struct Saved {
   // History, of all steps.
-  float* cells = nullptr;  // c, and n and m for the exponential update, `plane` apart: [blocks][kWidth]
+  Real* cells = nullptr;  // c, and n and m for the exponential update, `plane` apart: [blocks][kWidth]
   std::size_t plane = 0;
-  float* seen = nullptr;  // [seen gates][H]
+  Real* seen = nullptr;  // [seen gates][H]
   // Window.
-  float* gates = nullptr;        // [blocks][line]; the gradients of the pre-activations after backward
-  float* unprojected = nullptr;  // [padded H]
-  float* norm_x = nullptr;       // as gates: normalised products; their gradients after backward
-  float* norm_h = nullptr;
-  float* scale = nullptr;  // [5]: factors of the gradients of the products with x and h; scale, 1/std and mean of c
+  Real* gates = nullptr;        // [blocks][line]; the gradients of the pre-activations after backward
+  Real* unprojected = nullptr;  // [padded H]
+  Real* norm_x = nullptr;       // as gates: normalised products; their gradients after backward
+  Real* norm_h = nullptr;
+  Real* scale = nullptr;  // [5]: factors of the gradients of the products with x and h; scale, 1/std and mean of c
 };
 
 // Some chunks, for some steps, by one thread.
+template <class Real>
 struct Job {
   const Layer* layer = nullptr;
-  const Sequence* sequence = nullptr;
-  const float* packed = nullptr;
+  const Sequence<Real>* sequence = nullptr;
+  const Real* packed = nullptr;
   // Of a call with one row-step, whose blocks are not packed: the weights as they are. Else null.
-  const float* const* weights = nullptr;
+  const Real* const* weights = nullptr;
   // Of one step of one row, of a cell without options, peepholes and projections: the packed weights in half the
   // memory, in the place of `packed`. Else null.
   const Bfloat* halved = nullptr;
@@ -67,61 +70,64 @@ struct Job {
   const std::ptrdiff_t* place = nullptr;  // by chunk index: row-step (chunk, s) lies at place + offset(s) in a window
   std::size_t first = 0, last = 0;        // steps
   bool again = false;                     // forward has been here: y and the history are read and stay as they are
-  Saved saved;
-  float* scratch = nullptr;
+  Saved<Real> saved;
+  Real* scratch = nullptr;
   Watch watch;
 };
 
 // The same steps, from the last to the first. `packed` holds the weights for forward, of which this reads peepholes and
 // gains.
-struct BackwardJob : Job {
-  const Gradients* gradients = nullptr;
-  const float* packed_backward = nullptr;
-  float* state = nullptr;  // by chunk index, state size each: the gradients of the states between windows
-  bool begins = false;     // this is the last window: gradients start from those of the final states
+template <class Real>
+struct BackwardJob : Job<Real> {
+  const Gradients<Real>* gradients = nullptr;
+  const Real* packed_backward = nullptr;
+  Real* state = nullptr;  // by chunk index, state size each: the gradients of the states between windows
+  bool begins = false;    // this is the last window: gradients start from those of the final states
   // By chunk index: [blocks][Layout::sums]. What a window adds up is added to the totals, and zero again: two short
   // sums are more exact than a long one.
-  float* sums = nullptr;
-  float* totals = nullptr;
+  Real* sums = nullptr;
+  Real* totals = nullptr;
   // By row-step of the window, written here for reduce: where x, h of the step before and the gates seen stand.
-  const float** x_rows = nullptr;
-  const float** h_rows = nullptr;
-  const float** seen_rows = nullptr;
-  float* masked = nullptr;       // [R]: h after dropout
-  float* dprojected = nullptr;   // [P + N]: gradients of the projections' outputs
-  float* start_seen = nullptr;   // by chunk index: two rows of gates seen for each row, at the start and after resets
-  const float* zeros = nullptr;  // as many as the widest state
+  const Real** x_rows = nullptr;
+  const Real** h_rows = nullptr;
+  const Real** seen_rows = nullptr;
+  Real* masked = nullptr;       // [R]: h after dropout
+  Real* dprojected = nullptr;   // [P + N]: gradients of the projections' outputs
+  Real* start_seen = nullptr;   // by chunk index: two rows of gates seen for each row, at the start and after resets
+  const Real* zeros = nullptr;  // as many as the widest state
 };
 
 // The products of a window that give gradients of weights, for some blocks of packed weights.
+template <class Real>
 struct ReduceJob {
   const Layer* layer = nullptr;
   const Chunk* chunks = nullptr;
   std::size_t chunk_count = 0;
   const std::ptrdiff_t* place = nullptr;
   std::size_t first = 0, last = 0;
-  Saved saved;
-  const float* const* x_rows = nullptr;
-  const float* const* h_rows = nullptr;
-  const float* const* seen_rows = nullptr;
-  const float* dprojected = nullptr;
-  float* dpacked = nullptr;  // added to, or if this begins written
+  Saved<Real> saved;
+  const Real* const* x_rows = nullptr;
+  const Real* const* h_rows = nullptr;
+  const Real* const* seen_rows = nullptr;
+  const Real* dprojected = nullptr;
+  Real* dpacked = nullptr;  // added to, or if this begins written
   bool begins = false;
-  float* scratch = nullptr;
+  Real* scratch = nullptr;
   Watch watch;
   std::size_t first_block = 0, last_block = 0;  // of the gates
   std::size_t first_panel = 0, last_panel = 0;  // of the projections
 };
 
+template <class Real>
 struct MathArrays {
-  void (*exp)(const float* from, float* to, std::size_t count);
-  void (*sigmoid)(const float* from, float* to, std::size_t count);
-  void (*tanh)(const float* from, float* to, std::size_t count);
+  void (*exp)(const Real* from, Real* to, std::size_t count);
+  void (*sigmoid)(const Real* from, Real* to, std::size_t count);
+  void (*tanh)(const Real* from, Real* to, std::size_t count);
 };
 
 struct Sizes {
   std::size_t packed_forward, packed_backward, packed_gradient;
-  std::size_t gates, cells, unprojected;  // floats per row-step; cells is that of one plane
+  std::size_t gates, cells, unprojected;  // per row-step; cells is that of one plane
   std::size_t seen;
   std::size_t sums;                               // per chunk
   std::size_t state;                              // per chunk, of backward
@@ -129,6 +135,12 @@ struct Sizes {
   std::size_t blocks, panels;                     // of gates and of projections, to share out
   std::size_t reduce_scratch;
   bool unpacked;  // whether forward takes Job::weights
+};
+
+// Packed forward weights in half the memory, each the nearest bfloat16, and back.
+struct Halving {
+  void (*halve)(const Layer& layer, const float* packed, Bfloat* halved);
+  void (*widen)(const Layer& layer, const Bfloat* halved, float* packed);
 };
 
 // The blocks of a model that are no recurrent layers, for dense rows one after the other.
@@ -150,23 +162,23 @@ struct Dense {
 };
 constexpr std::size_t kPadding = 16;
 
+template <class Real>
 struct Kernels {
-  const char* isa;
-  Sizes (*sizes)(const Layer& layer, const Sequence& sequence);
+  Sizes (*sizes)(const Layer& layer, const Sequence<Real>& sequence);
   // One of `parts` parts of the whole; with no parts only what backward needs of it: peepholes, gains, projections.
-  void (*pack_forward)(const Layer& layer, const Weights& weights, float* packed, std::size_t part, std::size_t parts);
-  // Packed forward weights in half the memory, each the nearest bfloat16, and back.
-  void (*halve)(const Layer& layer, const float* packed, Bfloat* halved);
-  void (*widen)(const Layer& layer, const Bfloat* halved, float* packed);
-  void (*pack_backward)(const Layer& layer, const Weights& weights, bool with_dx, float* packed, std::size_t part,
+  void (*pack_forward)(const Layer& layer, const Weights<Real>& weights, Real* packed, std::size_t part,
+                       std::size_t parts);
+  void (*pack_backward)(const Layer& layer, const Weights<Real>& weights, bool with_dx, Real* packed, std::size_t part,
                         std::size_t parts);
-  void (*forward)(const Job& job);
-  void (*backward)(const BackwardJob& job);
-  void (*reduce)(const ReduceJob& job);
+  void (*forward)(const Job<Real>& job);
+  void (*backward)(const BackwardJob<Real>& job);
+  void (*reduce)(const ReduceJob<Real>& job);
   // Turns packed gradients and the sums of all chunks into the gradients of the weights.
-  void (*unpack)(const Layer& layer, const float* dpacked, const float* sums, std::size_t chunks,
-                 float* const* dweights, std::size_t part, std::size_t parts);
-  MathArrays math;
+  void (*unpack)(const Layer& layer, const Real* dpacked, const Real* sums, std::size_t chunks, Real* const* dweights,
+                 std::size_t part, std::size_t parts);
+  MathArrays<Real> math;
+  // Of float32 only, else null.
+  const Halving* halving;
   const Dense* dense;
 };
 

@@ -1,10 +1,12 @@
 // What a layer computes and on which memory: plain data, the same for every instruction set.
 //
-// The equations are those of gatewise.reference; the words are those of gatewise.spec. Every length is in floats.
+// The equations are those of gatewise.reference; the words are those of gatewise.spec. Real is float or double; every
+// length is in Reals.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 namespace gatewise {
 
@@ -54,12 +56,18 @@ struct Layer {
   bool bias = true;
   bool layer_norm = false;
   bool clips = false;
-  float clip = 0.0f;
+  double clip = 0.0;
   std::uint8_t order[kGates] = {};       // the block of H rows of each learned gate in weights and biases
   std::uint8_t peep_order[kGates] = {};  // the same in weight_peephole
   std::size_t seen_count = 0;
   Gate seen[kGates] = {};  // in the order of the states and of weight_gates
 
+  // A bound beyond a Real is its largest number, as in gatewise.reference.
+  template <class Real>
+  [[gnu::always_inline]] Real bound() const {
+    constexpr Real kMost = std::numeric_limits<Real>::max();
+    return clip < kMost ? static_cast<Real>(clip) : kMost;
+  }
   std::size_t gates() const { return row.learned_count(); }
   std::size_t recurrent() const { return projected ? projected : hidden; }
   std::size_t width() const { return recurrent() + beside; }
@@ -88,7 +96,8 @@ enum Weight : std::uint8_t {
   kNormCellBias,
   kWeightKinds
 };
-using Weights = const float* [kWeightKinds];
+template <class Real>
+using Weights = const Real* [kWeightKinds];
 
 // The upper half of a float32.
 struct Bfloat {
@@ -96,11 +105,11 @@ struct Bfloat {
 };
 
 // A [T, B, width] tensor whose last dimension is contiguous.
-template <class Float>
+template <class Real>
 struct Series {
-  Float* data = nullptr;
+  Real* data = nullptr;
   std::ptrdiff_t time = 0, row = 0;
-  Float* at(std::size_t t, std::size_t b) const {
+  Real* at(std::size_t t, std::size_t b) const {
     return data + static_cast<std::ptrdiff_t>(t) * time + static_cast<std::ptrdiff_t>(b) * row;
   }
 };
@@ -110,20 +119,21 @@ constexpr std::size_t kTraces = kGates + 4;
 
 // One direction's sequences. Everything dense is [B, ·] or [T, B, ·] in the order of the caller's rows. Outputs overlap
 // neither each other nor anything that is read. No pointer is kept.
+template <class Real>
 struct Sequence {
   std::size_t steps = 0, rows = 0;
   bool reverse = false;
-  Series<const float> x;
+  Series<const Real> x;
   const std::int64_t* lengths = nullptr;  // each 0 to steps, or null for all
   const std::uint8_t* reset = nullptr;    // [T, B], or null
-  const float* state[kMaxStates] = {};    // null for zeros; may be what `final` is
-  const float* start[kMaxStates] = {};    // null for zeros
-  const float* recurrent_mask = nullptr;
-  const float* h_mask = nullptr;
-  const float* c_mask = nullptr;
-  Series<float> y;
-  float* final[kMaxStates] = {};
-  float* trace[kTraces] = {};
+  const Real* state[kMaxStates] = {};     // null for zeros; may be what `final` is
+  const Real* start[kMaxStates] = {};     // null for zeros
+  const Real* recurrent_mask = nullptr;
+  const Real* h_mask = nullptr;
+  const Real* c_mask = nullptr;
+  Series<Real> y;
+  Real* final[kMaxStates] = {};
+  Real* trace[kTraces] = {};
   // Where in `state` and `final` each row's states lie; null for its own number. Of calls without backward only.
   const std::size_t* slots = nullptr;
 
@@ -132,15 +142,16 @@ struct Sequence {
 
 // What backward is given and what it writes; null where nobody asks. dx is added to if add_dx, else written; padding of
 // dx becomes zero.
+template <class Real>
 struct Gradients {
-  Series<const float> dy;
-  const float* dfinal[kMaxStates] = {};
-  const float* dtrace[kTraces] = {};
-  Series<float> dx;
+  Series<const Real> dy;
+  const Real* dfinal[kMaxStates] = {};
+  const Real* dtrace[kTraces] = {};
+  Series<Real> dx;
   bool add_dx = false;
-  float* dstate[kMaxStates] = {};
-  float* dstart[kMaxStates] = {};
-  float* dweights[kWeightKinds] = {};
+  Real* dstate[kMaxStates] = {};
+  Real* dstart[kMaxStates] = {};
+  Real* dweights[kWeightKinds] = {};
 };
 
 }  // namespace gatewise

@@ -4,7 +4,6 @@
 // vectors of its learned gates side by side.
 #pragma once
 
-#include "layer.h"
 #include "schedule.h"
 #include "simd.h"
 

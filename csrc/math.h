@@ -1,85 +1,90 @@
-// exp, sigmoid and tanh of a vector of float32.
+// exp, sigmoid and tanh of a vector of float32 or float64.
 //
-// Contract, on every instruction set: wherever the true result is a normal float the error is at most 2 ULP; the limits
-// at +-inf are exact; NaN stays NaN; nothing overflows to NaN on the way, and tanh loses nothing near 0.
+// Contract, on every instruction set: wherever the true result is a normal number the error is at most 2 ULP; the
+// limits at +-inf are exact; NaN stays NaN; nothing overflows to NaN on the way, and tanh loses nothing near 0.
 // tests/native/test_native_math.py repeats these numbers.
 #pragma once
 
 #include "twice.h"
+#if defined(GATEWISE_DOUBLE)
+#include "math_double.h"
+#else
+#include "math_float.h"
+#endif
 
 namespace gatewise {
 namespace GATEWISE_ISA {
 
-// All of this is for one vector (Floats) or several side by side (Twice).
+// All of this is for one vector (Floats) or several side by side (Twice). Of the constants of a type:
+//
+// Adding kMagic rounds to an integer and leaves that integer in the low bits, with no conversion instruction.
+// kLn2High + kLn2Low is ln2; a small integer times the first is exact.
 
-// Adding this rounds to an integer and leaves that integer in the low bits, with no conversion instruction.
-constexpr float kMagic = 12582912.0f;
-constexpr std::int32_t kMagicBits = 0x4b400000;
-constexpr float kLog2e = 1.44269504f;
-// ln2 in two parts; a small integer times the first is exact.
-constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+template <class V, std::size_t kCount>
+[[gnu::always_inline]] inline V polynomial(V x, const Real (&terms)[kCount]) {
+  V sum = fma(x, terms[0], terms[1]);
+#pragma GCC unroll 16
+  for (std::size_t i = 2; i < kCount; ++i) sum = fma(sum, x, terms[i]);
+  return sum;
+}
 
-// 2^n, for -126 <= n <= 127. `shifted` is n + kMagic.
+// 2^n, for 1 - kBias <= n <= kBias. `shifted` is n + kMagic.
 template <class V>
 [[gnu::always_inline]] inline V power_of_two(V shifted) {
-  return from_bits((bits(shifted) + (127 - kMagicBits)) << 23);
+  return from_bits((bits(shifted) + (kBias - kMagicBits)) << kMantissa);
 }
 
 template <class V>
 [[gnu::always_inline]] inline V exp(V x) {
   // Past these ends the result is inf or 0 anyway.
-  x = within(x, -104.0f, 89.0f);
+  x = within(x, kExpLow, kExpHigh);
   // x = n ln2 + r with |r| <= ln2 / 2
   const V shifted = fma(x, kLog2e, kMagic), whole = shifted - kMagic;
   const V r = fma(whole, -kLn2Low, fma(whole, -kLn2High, x));
   // (e^r - 1 - r) / r^2, minimax
-  V q = fma(r, 1.9891180e-4f, 1.3933820e-3f);
-  q = fma(q, r, 8.3333105e-3f);
-  q = fma(q, r, 4.1666463e-2f);
-  q = fma(q, r, 0.16666666f);
-  q = fma(q, r, 0.5f);
-  const V p = fma(r * r, q, r);
+  const V q = polynomial(r, kExpTerms), p = fma(r * r, q, r);
   // Two factors, because 2^n itself may be out of range though the result is not.
   const auto n = bits(shifted) - kMagicBits, half = n >> 1;
-  return (p + 1.0f) * from_bits((half + 127) << 23) * from_bits((n - half + 127) << 23);
+  return (p + Real{1}) * from_bits((half + kBias) << kMantissa) * from_bits((n - half + kBias) << kMantissa);
 }
 
 // 1 / (1 + e^-x) with -x = n ln2 - r and e^-r = 1 + p: the sum is (2^n + 1) + 2^n p, with what 2^n + 1 loses added.
 template <class V>
 [[gnu::always_inline]] inline V sigmoid(V x) {
-  const V a = within(x, -88.0f, 87.0f);
+  const V a = within(x, kSigmoidLow, kSigmoidHigh);
   const V shifted = fma(a, -kLog2e, kMagic), whole = shifted - kMagic;
   const V r = fma(whole, kLn2Low, fma(whole, kLn2High, a));
   // (e^-r - 1 + r) / r^2, minimax for the absolute error
-  V q = fma(r, 1.381453999e-3f, -8.368745116e-3f);
-  q = fma(q, r, 4.166839079e-2f);
-  q = fma(q, r, -0.1666652040f);
-  q = fma(q, r, 0.4999999343f);
+  const V q = polynomial(r, kSigmoidTerms);
   const V p = fma(r * r, q, -r), scale = power_of_two(shifted);
-  const V sum = scale + 1.0f, lost = 1.0f - (sum - scale);
-  // Below -88 the true result is subnormal.
-  return below(x, -88.0f, V{}, 1.0f / (sum + fma(scale, p, lost)));
+  const V sum = scale + Real{1}, lost = Real{1} - (sum - scale);
+  // Below kSigmoidLow the true result is subnormal.
+  return below(x, kSigmoidLow, V{}, Real{1} / (sum + fma(scale, p, lost)));
 }
 
 // tanh|x| = m / (m + 1) with m = (e^2|x| - 1) / 2 = 2^n p + (2^n - 1) / 2, so that small x keep all their digits.
 template <class V>
 [[gnu::always_inline]] inline V tanh(V x) {
-  const V a = at_most(from_bits(bits(x) & 0x7fffffff), 10.0f);
-  // a = n ln2 / 2 + r. One part of ln2 will do: where n is large tanh hardly changes.
+  const V a = at_most(from_bits(bits(x) & kMagnitude), kTanhHigh);
+  // a = n ln2 / 2 + r. Where n is large tanh hardly changes: one part of ln2 will do.
   const V shifted = fma(a, 2 * kLog2e, kMagic), whole = shifted - kMagic;
-  const V r = fma(whole, -0.34657359f, a);
-  // p = (e^2r - 1) / 2 = r + q r^2, minimax; 2/3 one ULP low, which keeps the result under 2 ULP without FMA.
-  V q = fma(r, 1.273035520e-2f, 4.458822400e-2f);
-  q = fma(q, r, 0.1333329680f);
-  q = fma(q, r, 0.3333317040f);
-  q = fma(q, r, 0x1.555554p-1f);
-  q = fma(q, r, 1.0f);
+  const V r = fma(whole, -kHalfLn2, a);
+  // p = (e^2r - 1) / 2 = r + q r^2, minimax
+  const V q = polynomial(r, kTanhTerms);
   const V p = fma(r * r, q, r), scale = power_of_two(shifted);
-  const V m = fma(scale, p, fma(scale, 0.5f, -0.5f));
-  const V t = m / (m + 1.0f);
+  const V half = fma(scale, Real{0.5}, Real{-0.5}), m = fma(scale, p, half);
+  const V t = m / (m + Real{1});
   // t = m - m t as well: where m is small this forgets the rounding of the quotient.
-  const V size = below(m, 0.6f, fma(-m, t, m), t);
-  return from_bits(bits(size) | (bits(x) & ~0x7fffffff));
+  V small;
+  if constexpr (kHalfLn2Low == 0) {
+    small = fma(-m, t, m);
+  } else {
+    // There n is 0 or 1. What m and kHalfLn2 lack counts about half, the slope of m / (m + 1).
+    const V lost = fma(whole, -2 * kHalfLn2Low, fma(scale, p, half - m));
+    small = m + fma(-m, t, lost * Real{0.5});
+  }
+  const V size = below(m, static_cast<Real>(0.6), small, t);
+  return from_bits(bits(size) | (bits(x) & ~kMagnitude));
 }
 
 }  // namespace GATEWISE_ISA

@@ -13,7 +13,7 @@ namespace {
 constexpr std::align_val_t kCacheLine{64};
 
 struct Piece {
-  float* data;
+  void* data;
   std::size_t bytes;
 };
 
@@ -64,14 +64,14 @@ class Store {
 
  private:
   // What is kept is not needed more than this.
-  float* allocate(std::size_t bytes) {
+  void* allocate(std::size_t bytes) {
     void* data = ::operator new(bytes, kCacheLine, std::nothrow);
     if (!data) {
       most_ = 0;
       trim();
       data = ::operator new(bytes, kCacheLine);
     }
-    return static_cast<float*>(data);
+    return data;
   }
 
   // Lets the oldest pieces go.
@@ -102,14 +102,14 @@ void keep_memory_across_forks() {
   pthread_atfork([] { store().lock(); }, [] { store().unlock(); }, [] { store().unlock(); });
 }
 
-Buffer::Buffer(std::size_t floats) {
-  if (!floats) return;
-  const Piece piece = store().take(rounded(floats * sizeof(float)));
+Memory::Memory(std::size_t bytes) {
+  if (!bytes) return;
+  const Piece piece = store().take(rounded(bytes));
   data_ = piece.data;
   bytes_ = piece.bytes;
 }
 
-Buffer::~Buffer() {
+Memory::~Memory() {
   if (data_) store().give({data_, bytes_});
 }
 

@@ -23,7 +23,7 @@ constexpr std::size_t tile_rows(std::size_t vectors) {
 // Adds one term to each sum: value(r) times panel vector v. Whichever of rows and vectors are fewer stay in registers
 // while the others pass, because all of them and the sums would not fit.
 template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors, class Value>
-[[gnu::always_inline]] inline void add_products(Tile<kRows, kVectors>& sum, const float* panel, Value value) {
+[[gnu::always_inline]] inline void add_products(Tile<kRows, kVectors>& sum, const Real* panel, Value value) {
   if constexpr (kRows <= kUsed) {
     Floats values[kRows];
 #pragma GCC unroll 8
@@ -49,8 +49,8 @@ template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors, class Valu
 
 // Adds `count` products: row r's element k times the vectors of panel line k, of which the first kUsed are there.
 template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors>
-[[gnu::always_inline]] inline void multiply(Tile<kRows, kVectors>& sum, const float* const (&rows)[kRows],
-                                            const float* panel, std::size_t count) {
+[[gnu::always_inline]] inline void multiply(Tile<kRows, kVectors>& sum, const Real* const (&rows)[kRows],
+                                            const Real* panel, std::size_t count) {
 #pragma GCC unroll 4
   for (std::size_t k = 0; k < count; ++k)
     add_products<kUsed>(sum, panel + k * kUsed * kWidth, [&](std::size_t r) { return broadcast(rows[r][k]); });
@@ -59,8 +59,8 @@ template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors>
 // The same with rows that are lines of gates: depth runs over (unit, gate), for the units first <= u < last, of which
 // the first begins a block. Lines of a block lie `line` vectors apart and blocks `block` apart.
 template <std::size_t kRows, std::size_t kVectors>
-[[gnu::always_inline]] inline void multiply_gates(Tile<kRows, kVectors>& sum, const float* lines, std::size_t line,
-                                                  std::size_t block, std::size_t gates, const float* panel,
+[[gnu::always_inline]] inline void multiply_gates(Tile<kRows, kVectors>& sum, const Real* lines, std::size_t line,
+                                                  std::size_t block, std::size_t gates, const Real* panel,
                                                   std::size_t first, std::size_t last) {
   lines += first / kWidth * block;
   for (std::size_t unit = first; unit < last; unit += kWidth, lines += block) {
@@ -116,7 +116,7 @@ template <std::size_t kRows, std::size_t kVectors>
 
 // Loads the sums of rows from `row`: vector v of row r lies at from + r * line + v * vector.
 template <std::size_t kRows, std::size_t kVectors>
-[[gnu::always_inline]] inline void load_tile(Tile<kRows, kVectors>& sum, const float* from, std::size_t line,
+[[gnu::always_inline]] inline void load_tile(Tile<kRows, kVectors>& sum, const Real* from, std::size_t line,
                                              std::size_t vector) {
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < kRows; ++r)
@@ -125,7 +125,7 @@ template <std::size_t kRows, std::size_t kVectors>
 }
 
 template <std::size_t kRows, std::size_t kVectors>
-[[gnu::always_inline]] inline void store_tile(const Tile<kRows, kVectors>& sum, float* to, std::size_t line,
+[[gnu::always_inline]] inline void store_tile(const Tile<kRows, kVectors>& sum, Real* to, std::size_t line,
                                               std::size_t vector) {
 #pragma GCC unroll 8
   for (std::size_t r = 0; r < kRows; ++r)

@@ -1,8 +1,8 @@
 // Layer normalisation of rows that lie in blocks, forward and backward.
 //
-// Sums over a row are formed in 16 lanes whatever the width of a vector, so that every instruction set with fma gives
-// the same bits. Rows with values beyond kLarge are scaled down first, as in gatewise.reference: their variance would
-// overflow.
+// Sums over a row are formed in kLanes lanes whatever the width of a vector, so that every instruction set with fma
+// gives the same bits. Rows with values beyond kLarge are scaled down first, as in gatewise.reference: their variance
+// would overflow.
 #pragma once
 
 #include <type_traits>
@@ -12,34 +12,35 @@
 namespace gatewise {
 namespace GATEWISE_ISA {
 
-constexpr float kLarge = 1e12f;
-constexpr float kNormEps = 1e-5f;
-constexpr std::size_t kParts = kWidth < 16 ? 16 / kWidth : 1;
+constexpr Real kLarge = static_cast<Real>(1e12);
+constexpr Real kNormEps = static_cast<Real>(1e-5);
+constexpr std::size_t kLanes = 64 / sizeof(Real);
+constexpr std::size_t kParts = kLanes / kWidth;
 
 // A row: vector v of block b at data + b * block + v * kWidth; `width` units, kVectors vectors in a block.
 template <std::size_t kVectors>
 struct NormRow {
-  float* data;
+  Real* data;
   std::size_t block, width;
-  float count() const { return static_cast<float>(width * kVectors); }
-  float* at(std::size_t b, std::size_t v) const { return data + b * block + v * kWidth; }
+  Real count() const { return static_cast<Real>(width * kVectors); }
+  Real* at(std::size_t b, std::size_t v) const { return data + b * block + v * kWidth; }
 };
 
-// Sixteen sums for each vector of a block, so that no addition waits for the one before.
+// kLanes sums for each vector of a block, so that no addition waits for the one before.
 template <std::size_t kVectors>
 struct LaneSums {
   Floats part[kVectors][kParts] = {};
   [[gnu::always_inline]] void add(std::size_t v, std::size_t b, Floats value) {
     part[v][b % kParts] = part[v][b % kParts] + value;
   }
-  float total() const {
-    float lane[kParts * kWidth];
+  Real total() const {
+    Real lane[kLanes];
     for (std::size_t i = 0; i < kParts; ++i) {
       Floats sum = part[0][i];
       for (std::size_t v = 1; v < kVectors; ++v) sum = sum + part[v][i];
       store(lane + i * kWidth, sum);
     }
-    for (std::size_t half = kParts * kWidth / 2; half; half /= 2)
+    for (std::size_t half = kLanes / 2; half; half /= 2)
       for (std::size_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
     return lane[0];
   }
@@ -48,7 +49,7 @@ struct LaneSums {
 // Padding counts for nothing.
 [[gnu::always_inline]] inline Floats only(Floats v, std::size_t lanes) {
   if (lanes == kWidth) return v;
-  float kept[kWidth];
+  Real kept[kWidth];
   store(kept, v);
   return load_some(kept, lanes);
 }
@@ -66,21 +67,24 @@ template <std::size_t kVectors, class Use>
     for (std::size_t v = 0; v < kVectors; ++v) use(b, v, lanes_of(b, width));
 }
 
+inline float root(float v) { return __builtin_sqrtf(v); }
+inline double root(double v) { return __builtin_sqrt(v); }
+
 struct Moments {
-  float scale, mean, rstd;  // normalised = (v * scale - mean) * rstd
+  Real scale, mean, rstd;  // normalised = (v * scale - mean) * rstd
 };
 
-[[gnu::always_inline]] inline Floats magnitude(Floats v) { return from_bits(bits(v) & 0x7fffffff); }
+[[gnu::always_inline]] inline Floats magnitude(Floats v) { return from_bits(bits(v) & kMagnitude); }
 
 // What the values are multiplied by before all else: less than 1 where their squares would overflow.
 template <std::size_t kVectors>
-float norm_scale(const NormRow<kVectors>& row) {
+Real norm_scale(const NormRow<kVectors>& row) {
   Floats largest[kVectors] = {};
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t) __attribute__((always_inline)) {
     const Floats value = magnitude(load(row.at(b, v)));
     largest[v] = value > largest[v] ? value : largest[v];
   });
-  float most = 0.0f;
+  Real most = 0.0f;
   for (std::size_t v = 0; v < kVectors; ++v)
     for (std::size_t i = 0; i < kWidth; ++i) most = largest[v][i] > most ? largest[v][i] : most;
   return most > kLarge ? kLarge / most : 1.0f;
@@ -88,31 +92,31 @@ float norm_scale(const NormRow<kVectors>& row) {
 
 // A function of its own: inlined for every number of gates it would take minutes to compile.
 template <std::size_t kVectors>
-[[gnu::noinline]] Moments moments(const NormRow<kVectors>& row, float eps = kNormEps) {
-  const float scale = norm_scale(row);
+[[gnu::noinline]] Moments moments(const NormRow<kVectors>& row, Real eps = kNormEps) {
+  const Real scale = norm_scale(row);
   LaneSums<kVectors> sum, square;
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
     sum.add(v, b, only(load(row.at(b, v)) * scale, lanes));
   });
-  const float mean = sum.total() / row.count();
+  const Real mean = sum.total() / row.count();
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
     const Floats off = only(load(row.at(b, v)) * scale - mean, lanes);
     square.add(v, b, off * off);
   });
-  return {scale, mean, 1.0f / __builtin_sqrtf(square.total() / row.count() + eps)};
+  return {scale, mean, 1.0f / root(square.total() / row.count() + eps)};
 }
 
 // The gradient of the values from that of the normalised ones: scale rstd (d - mean(d) - n mean(d n)). Reads d at
 // row.data and n at `normalised`, laid out alike; writes to `to`, which may be either.
 template <std::size_t kVectors>
-[[gnu::noinline]] void norm_backward(const NormRow<kVectors>& row, const float* normalised, float factor, float* to) {
+[[gnu::noinline]] void norm_backward(const NormRow<kVectors>& row, const Real* normalised, Real factor, Real* to) {
   LaneSums<kVectors> sum, product;
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
     const Floats d = only(load(row.at(b, v)), lanes);
     sum.add(v, b, d);
     product.add(v, b, d * load(normalised + b * row.block + v * kWidth));
   });
-  const float mean = sum.total() / row.count(), slope = product.total() / row.count();
+  const Real mean = sum.total() / row.count(), slope = product.total() / row.count();
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
     const std::size_t at = b * row.block + v * kWidth;
     const Floats n = load(normalised + at);

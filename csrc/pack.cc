@@ -1,7 +1,6 @@
 // Weights into the order in which the kernels read them, and gradients back. layout.h says where things lie.
 #include <cstring>
 
-#include "kernels.h"
 #include "layout.h"
 #include "transpose.h"
 
@@ -10,7 +9,7 @@ namespace GATEWISE_ISA {
 namespace {
 
 // to[k][lane] = rows[lane][k] for the columns of some rows, lines `line` apart; zeros in the other lanes.
-void transpose_in(const float* rows, std::size_t columns, std::size_t lanes, float* to, std::size_t line) {
+void transpose_in(const Real* rows, std::size_t columns, std::size_t lanes, Real* to, std::size_t line) {
   std::size_t k = 0;
   for (; k + kWidth <= columns; k += kWidth) {
     Floats v[kWidth];
@@ -26,7 +25,7 @@ void transpose_in(const float* rows, std::size_t columns, std::size_t lanes, flo
       to[k * line + lane] = lane < lanes ? rows[lane * columns + k] : 0.0f;
 }
 
-void transpose_out(const float* from, std::size_t line, std::size_t columns, std::size_t lanes, float* rows) {
+void transpose_out(const Real* from, std::size_t line, std::size_t columns, std::size_t lanes, Real* rows) {
   std::size_t k = 0;
   for (; k + kWidth <= columns; k += kWidth) {
     Floats v[kWidth];
@@ -46,19 +45,19 @@ struct Share {
       : first(count * part / parts), last(count * (part + 1) / parts) {}
 };
 
-void copy_vector(const float* from, std::size_t width, std::size_t padded, float* to) {
-  std::memset(to, 0, padded * sizeof(float));
-  if (from) std::memcpy(to, from, width * sizeof(float));
+void copy_vector(const Real* from, std::size_t width, std::size_t padded, Real* to) {
+  std::memset(to, 0, padded * sizeof(Real));
+  if (from) std::memcpy(to, from, width * sizeof(Real));
 }
 
 constexpr Gate kEvery[] = {kI, kF, kO, kG};
 
-void pack_block(const Layer& layer, const Layout& layout, const Weights& weights, std::size_t block, float* to) {
+void pack_block(const Layer& layer, const Layout& layout, const Weights& weights, std::size_t block, Real* to) {
   const std::size_t lanes = lanes_of(block, layer.hidden), line = layout.line;
   for (const Gate gate : kEvery) {
     if (!layer.row.learned(gate)) continue;
     const std::size_t row = layer.order[gate] * layer.hidden + block * kWidth;
-    float* at = to + layer.row.slot(gate) * kWidth;
+    Real* at = to + layer.row.slot(gate) * kWidth;
     Floats bias = {};
     if (layer.bias) bias = load_some(weights[kBiasIh] + row, lanes) + load_some(weights[kBiasHh] + row, lanes);
     store(at, bias);
@@ -67,19 +66,19 @@ void pack_block(const Layer& layer, const Layout& layout, const Weights& weights
   }
   if (!layer.seen_count) return;
   const std::size_t seen_line = layout.seen_vectors * kWidth;
-  float* seen = to + layout.seen_at(layer);
-  std::memset(seen, 0, layout.seen_depth * seen_line * sizeof(float));
+  Real* seen = to + layout.seen_at(layer);
+  std::memset(seen, 0, layout.seen_depth * seen_line * sizeof(Real));
   for (std::size_t i = 0; i < layer.seen_count; ++i)
     transpose_in(weights[kWeightGates] + (i * layer.hidden + block * kWidth) * layout.seen_depth, layout.seen_depth,
                  lanes, seen + layer.row.slot(layer.seen[i]) * kWidth, seen_line);
 }
 
-void pack_gains(const Layer& layer, const Layout& layout, const Weights& weights, float* packed) {
+void pack_gains(const Layer& layer, const Layout& layout, const Weights& weights, Real* packed) {
   for (const bool recurrent : {false, true})
     for (std::size_t block = 0; block < layout.blocks; ++block)
       for (const Gate gate : kEvery) {
         if (!layer.row.learned(gate)) continue;
-        const float* from = weights[recurrent ? kNormHh : kNormIh] + layer.order[gate] * layer.hidden + block * kWidth;
+        const Real* from = weights[recurrent ? kNormHh : kNormIh] + layer.order[gate] * layer.hidden + block * kWidth;
         store(packed + layout.gain_at(recurrent) + block * layout.line + layer.row.slot(gate) * kWidth,
               load_some(from, lanes_of(block, layer.hidden)));
       }
@@ -108,15 +107,15 @@ Output<Float> output_of(const Layer& layer, Float* own, Float* beside, std::size
 // `width` the number of columns, of which this worker sees to some.
 template <class Row>
 void pack_rows(const Panels& shape, std::size_t first, std::size_t width, std::size_t units, std::size_t per_unit,
-               Row row, float* packed, std::size_t part, std::size_t parts) {
+               Row row, Real* packed, std::size_t part, std::size_t parts) {
   const Share share(vectors(width), part, parts);
   for (std::size_t v = share.first; v < share.last; ++v) {
     const std::size_t vector = first + v, panel = shape.panel_of(vector), line = shape.vectors_of(panel) * kWidth;
-    float* to = packed + shape.at(panel) + (vector - shape.first(panel)) * kWidth;
+    Real* to = packed + shape.at(panel) + (vector - shape.first(panel)) * kWidth;
     const std::size_t lanes = lanes_of(v, width);
     for (std::size_t unit = 0; unit < units; ++unit)
       for (std::size_t number = 0; number < per_unit; ++number, to += line) {
-        const float* from = row(unit, number);
+        const Real* from = row(unit, number);
         store(to, !from ? Floats{} : lanes == kWidth ? load(from + v * kWidth) : load_some(from + v * kWidth, lanes));
       }
   }
@@ -124,7 +123,7 @@ void pack_rows(const Panels& shape, std::size_t first, std::size_t width, std::s
 
 }  // namespace
 
-void pack_forward(const Layer& layer, const Weights& weights, float* packed, std::size_t part, std::size_t parts) {
+void pack_forward(const Layer& layer, const Weights& weights, Real* packed, std::size_t part, std::size_t parts) {
   const Layout layout(layer);
   const Share share(parts ? layout.blocks : 0, part, parts ? parts : 1);
   for (std::size_t block = share.first; block < share.last; ++block)
@@ -145,45 +144,7 @@ void pack_forward(const Layer& layer, const Weights& weights, float* packed, std
   }
 }
 
-namespace {
-
-// The nearest bfloat16, ties to even; the largest one for what is beyond.
-Bfloat nearest(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  const std::uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-  return {static_cast<std::uint16_t>((rounded & 0x7fff) == 0x7f80 ? rounded - 1 : rounded)};
-}
-
-// How many of the packed numbers lie pair by pair: where lines have an even number of vectors, the elements of two lie
-// in turn, because to take them apart costs less than to widen each.
-std::size_t paired(const Layer& layer, std::size_t count) {
-  return layer.gates() % 2 ? 0 : count / (2 * kWidth) * (2 * kWidth);
-}
-
-}  // namespace
-
-void halve(const Layer& layer, const float* packed, Bfloat* halved) {
-  const std::size_t count = Layout(layer).forward_size(), last = paired(layer, count);
-  for (std::size_t i = 0; i < last; i += 2 * kWidth)
-    for (std::size_t lane = 0; lane < kWidth; ++lane) {
-      halved[i + 2 * lane] = nearest(packed[i + lane]);
-      halved[i + 2 * lane + 1] = nearest(packed[i + kWidth + lane]);
-    }
-  for (std::size_t i = last; i < count; ++i) halved[i] = nearest(packed[i]);
-}
-
-void widen(const Layer& layer, const Bfloat* halved, float* packed) {
-  const std::size_t count = Layout(layer).forward_size(), last = paired(layer, count);
-  for (std::size_t i = 0; i < last; i += 2 * kWidth) {
-    const Two two = load_two(halved + i);
-    store(packed + i, two.first);
-    store(packed + i + kWidth, two.second);
-  }
-  for (std::size_t i = last; i < count; i += kWidth) store(packed + i, load(halved + i));
-}
-
-void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, float* packed, std::size_t part,
+void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, Real* packed, std::size_t part,
                    std::size_t parts) {
   const Layout layout(layer);
   struct {
@@ -196,7 +157,7 @@ void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, flo
     if (layer.row.learned(gate)) row_block.at[layer.row.slot(gate)] = layer.order[gate];
   for (std::size_t i = 0; i < layer.seen_count; ++i) seen_number[layer.row.slot(layer.seen[i])] = i;
   const std::size_t gates = layer.gates(), hidden = layer.hidden;
-  const auto rows_of = [&](const float* weight, std::size_t width) {
+  const auto rows_of = [&](const Real* weight, std::size_t width) {
     return [=](std::size_t unit, std::size_t gate) { return weight + (row_block[gate] * hidden + unit) * width; };
   };
   pack_rows(layout.dh, 0, layer.recurrent(), hidden, gates, rows_of(weights[kWeightHh], layer.recurrent()), packed,
@@ -205,7 +166,7 @@ void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, flo
     pack_rows(layout.dx, 0, layer.inputs, hidden, gates, rows_of(weights[kWeightIh], layer.inputs),
               packed + layout.dx_at(), part, parts);
   for (std::size_t i = 0; i < layer.seen_count; ++i) {
-    const auto seen = [&](std::size_t unit, std::size_t slot) -> const float* {
+    const auto seen = [&](std::size_t unit, std::size_t slot) -> const Real* {
       if (seen_number[slot] == kGates) return nullptr;
       return weights[kWeightGates] + (seen_number[slot] * hidden + unit) * layout.seen_depth + i * hidden;
     };
@@ -222,31 +183,31 @@ void pack_backward(const Layer& layer, const Weights& weights, bool with_dx, flo
 }
 
 // Adds up one vector of the sums over all chunks.
-static Floats total(const float* sums, std::size_t chunks, std::size_t stride) {
+static Floats total(const Real* sums, std::size_t chunks, std::size_t stride) {
   Floats sum = {};
   for (std::size_t k = 0; k < chunks; ++k) sum = sum + load(sums + k * stride);
   return sum;
 }
 
-void unpack(const Layer& layer, const float* dpacked, const float* sums, std::size_t chunks, float* const* dweights,
+void unpack(const Layer& layer, const Real* dpacked, const Real* sums, std::size_t chunks, Real* const* dweights,
             std::size_t part, std::size_t parts) {
   const Layout layout(layer);
   const std::size_t line = layout.line, per_block = layout.sums(layer), stride = layout.blocks * per_block;
   const std::size_t hidden = layer.hidden, wide = layer.recurrent();
-  const auto put = [&](std::size_t kind, std::size_t row, std::size_t lanes, const float* from) {
+  const auto put = [&](std::size_t kind, std::size_t row, std::size_t lanes, const Real* from) {
     if (dweights[kind]) store_some(dweights[kind] + row, total(from, chunks, stride), lanes);
   };
   const Share share(layout.blocks, part, parts);
   for (std::size_t block = share.first; block < share.last; ++block) {
     const std::size_t lanes = lanes_of(block, hidden), column = block * kWidth;
-    const float* at = dpacked + block * line * layout.gradient_depth(layer);
-    const float* sum = sums + block * per_block;
-    const float* gains = sum + line + kGates * kWidth;
+    const Real* at = dpacked + block * line * layout.gradient_depth(layer);
+    const Real* sum = sums + block * per_block;
+    const Real* gains = sum + line + kGates * kWidth;
     for (const Gate gate : kEvery) {
       if (!layer.row.learned(gate)) continue;
       const std::size_t row = layer.order[gate] * hidden + column, slot = layer.row.slot(gate) * kWidth;
-      if (float* to = dweights[kWeightIh]) transpose_out(at + slot, line, layer.inputs, lanes, to + row * layer.inputs);
-      if (float* to = dweights[kWeightHh])
+      if (Real* to = dweights[kWeightIh]) transpose_out(at + slot, line, layer.inputs, lanes, to + row * layer.inputs);
+      if (Real* to = dweights[kWeightHh])
         transpose_out(at + layer.inputs * line + slot, line, wide, lanes, to + row * wide);
       for (const Weight bias : {kBiasIh, kBiasHh}) put(bias, row, lanes, sum + slot);
       if (layer.row.gates[gate].peep != Peep::kNone)
@@ -264,7 +225,7 @@ void unpack(const Layer& layer, const float* dpacked, const float* sums, std::si
                     lanes, dweights[kWeightGates] + (i * hidden + column) * layout.seen_depth);
   }
   if (part || !layer.projected) return;
-  const float* from = dpacked + layout.blocks * line * layout.gradient_depth(layer);
+  const Real* from = dpacked + layout.blocks * line * layout.gradient_depth(layer);
   for (std::size_t v = 0; v < layout.projection.vectors; ++v) {
     const auto output = output_of(layer, dweights[kWeightHr], dweights[kWeightHp], v);
     const std::size_t panel = layout.projection.panel_of(v);

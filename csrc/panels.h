@@ -13,25 +13,25 @@ constexpr std::size_t kVectorStride = kChunk * kWidth;
 // One panel for the rows of one chunk. Depth runs over the elements of `rows`, or if that is null over (unit, gate) of
 // `lines`.
 struct PanelTile {
-  const float* const* rows = nullptr;
-  const float* lines = nullptr;  // [blocks][active rows][line][kWidth]
+  const Real* const* rows = nullptr;
+  const Real* lines = nullptr;  // [blocks][active rows][line][kWidth]
   std::size_t line = 0, block = 0, gates = 0;
-  const float* panel = nullptr;
+  const Real* panel = nullptr;
   std::size_t first = 0, last = 0;  // of the depth, in elements or units
-  const float* from = nullptr;      // what the sums start from, laid out as `to`; null for zeros
-  float* to = nullptr;
+  const Real* from = nullptr;       // what the sums start from, laid out as `to`; null for zeros
+  Real* to = nullptr;
 
   template <std::size_t kRows, std::size_t kVectors>
   void run(std::size_t row) const {
     Tile<kRows, kVectors> sum;
     begin(sum, row);
     if (rows) {
-      const float* at[kRows];
+      const Real* at[kRows];
       for (std::size_t r = 0; r < kRows; ++r) at[r] = rows[row + r] + first;
       multiply<kVectors>(sum, at, panel + first * kVectors * kWidth, last - first);
     } else {
-      const float* const at = lines + row * line * kWidth;
-      const float* const weights = panel + first * gates * kVectors * kWidth;
+      const Real* const at = lines + row * line * kWidth;
+      const Real* const weights = panel + first * gates * kVectors * kWidth;
       // Known numbers make better code; the last one is for everything else.
       if (gates == 4 && line == 4)
         multiply_gates(sum, at, 4, block, 4, weights, first, last);
@@ -59,9 +59,9 @@ void two_panels(const PanelTile& one, const PanelTile& two) {
   Tile<1, kSecond> b;
   one.begin(a, 0);
   two.begin(b, 0);
-  const float* panel_a = one.panel + one.first * one.gates * kFirst * kWidth;
-  const float* panel_b = two.panel + two.first * two.gates * kSecond * kWidth;
-  const float* lines = one.lines + one.first / kWidth * one.block;
+  const Real* panel_a = one.panel + one.first * one.gates * kFirst * kWidth;
+  const Real* panel_b = two.panel + two.first * two.gates * kSecond * kWidth;
+  const Real* lines = one.lines + one.first / kWidth * one.block;
   for (std::size_t unit = one.first; unit < one.last; unit += kWidth, lines += one.block) {
     const std::size_t lanes = one.last - unit < kWidth ? one.last - unit : kWidth;
     for (std::size_t lane = 0; lane < lanes; ++lane)
@@ -89,15 +89,15 @@ constexpr std::size_t kDepth = 1024;
 // The source of one chunk's products and their destination.
 struct PanelChunk {
   std::size_t active = 0;
-  const float* const* rows = nullptr;
-  const float* lines = nullptr;
+  const Real* const* rows = nullptr;
+  const Real* lines = nullptr;
   std::size_t line = 0, block = 0;  // vectors from one row's line to the next, floats from one block's to the next
-  const float* from = nullptr;
-  float* to = nullptr;
+  const Real* from = nullptr;
+  Real* to = nullptr;
 };
 
 // Multiplies the sources of all chunks by a matrix of panels, whose depth has `gates` rows for each unit of lines.
-inline void panel_products(const Panels& shape, const float* packed, const PanelChunk* chunks, std::size_t count,
+inline void panel_products(const Panels& shape, const Real* packed, const PanelChunk* chunks, std::size_t count,
                            std::size_t gates) {
   const std::size_t per_unit = gates ? gates : 1;
   const std::size_t depth = shape.depth / per_unit, stride = kDepth / per_unit / kWidth * kWidth;
@@ -109,7 +109,7 @@ inline void panel_products(const Panels& shape, const float* packed, const Panel
       const std::size_t last = first + stride < depth ? first + stride : depth;
       const auto tile_of = [&](const PanelChunk& chunk, std::size_t panel) {
         const std::size_t at = shape.first(panel) * kVectorStride;
-        const float* const from = first ? chunk.to + at : chunk.from ? chunk.from + at : nullptr;
+        const Real* const from = first ? chunk.to + at : chunk.from ? chunk.from + at : nullptr;
         return PanelTile{chunk.rows, chunk.lines, chunk.line, chunk.block,  gates, packed + shape.at(panel),
                          first,      last,        from,       chunk.to + at};
       };

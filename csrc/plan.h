@@ -24,22 +24,28 @@ inline constexpr std::size_t kTogetherBytes = std::size_t{256} << 10;
 inline constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
 
 // All that is fixed for a call.
+template <class Real>
 struct Plan {
-  const Kernels& kernels;
+  const Kernels<Real>& kernels;
   const Layer& layer;
-  const Sequence& sequence;
+  const Sequence<Real>& sequence;
   const Sizes sizes;
   const Schedule schedule;
   std::size_t threads;
   std::vector<std::vector<const Chunk*>> groups;
 
-  Plan(const Kernels& k, const Layer& l, const Sequence& s, std::size_t most_threads)
-      : kernels(k), layer(l), sequence(s), sizes(k.sizes(l, s)), schedule(s), threads(most_threads) {
+  Plan(const Kernels<Real>& k, const Layer& l, const Sequence<Real>& s, std::size_t most_threads)
+      : kernels(k),
+        layer(l),
+        sequence(s),
+        sizes(k.sizes(l, s)),
+        schedule(s.steps, s.rows, s.lengths),
+        threads(most_threads) {
     const double depth = static_cast<double>(l.inputs + l.recurrent());
     const double work = static_cast<double>(schedule.row_steps() * l.gates() * l.hidden) * depth;
     const std::size_t chunks = schedule.chunks().size();
     if (work < (chunks == 1 ? kWorthATeamForOne : kWorthATeam)) threads = 1;
-    const std::size_t fit = kTogetherBytes / (kChunk * sizes.gates * sizeof(float));
+    const std::size_t fit = kTogetherBytes / (kChunk * sizes.gates * sizeof(Real));
     const std::size_t together = std::clamp(fit, std::size_t{1}, kTogether);
     std::size_t count = (chunks + together - 1) / together;
     count = std::min(chunks, (count + threads - 1) / threads * threads);
@@ -53,8 +59,9 @@ struct Plan {
   std::size_t forward_scratch() const { return largest_group() * sizes.forward_scratch; }
 };
 
-inline Saved take_history(const Plan& plan, Scratch& scratch) {
-  Saved saved;
+template <class Real>
+Saved<Real> take_history(const Plan<Real>& plan, Scratch<Real>& scratch) {
+  Saved<Real> saved;
   const std::size_t states = plan.layer.plain_states() - 1, rows = plan.schedule.row_steps();
   saved.plane = rows * plan.sizes.cells;
   saved.cells = states ? scratch.take(states * saved.plane) : nullptr;
@@ -63,7 +70,8 @@ inline Saved take_history(const Plan& plan, Scratch& scratch) {
 }
 
 // The window arrays, for so many row-steps.
-inline void take_window(const Plan& plan, std::size_t rows, Scratch& scratch, Saved& saved) {
+template <class Real>
+void take_window(const Plan<Real>& plan, std::size_t rows, Scratch<Real>& scratch, Saved<Real>& saved) {
   const std::size_t gates = rows * plan.sizes.gates;
   saved.gates = scratch.take(gates);
   if (plan.layer.projected) saved.unprojected = scratch.take(rows * plan.sizes.unprojected);
@@ -73,24 +81,26 @@ inline void take_window(const Plan& plan, std::size_t rows, Scratch& scratch, Sa
   saved.scale = scratch.take(rows * 5);
 }
 
-template <class Take>
-std::size_t floats_of(Take take) {
-  Scratch counter;
+template <class Real, class Take>
+std::size_t count_of(Take take) {
+  Scratch<Real> counter;
   take(counter);
-  return counter.floats();
+  return counter.count();
 }
 
 // Zeros where rows have ended.
-inline void clear_padding(const Sequence& sequence, const Chunk& chunk, float* data, std::ptrdiff_t time,
-                          std::ptrdiff_t row, std::size_t width) {
-  const Series<float> series = {data, time, row};
+template <class Real>
+void clear_padding(const Sequence<Real>& sequence, const Chunk& chunk, Real* data, std::ptrdiff_t time,
+                   std::ptrdiff_t row, std::size_t width) {
+  const Series<Real> series = {data, time, row};
   for (std::size_t r = 0; r < chunk.rows; ++r)
     for (std::size_t t = chunk.length[r]; t < sequence.steps; ++t)
-      std::memset(series.at(t, chunk.row[r]), 0, width * sizeof(float));
+      std::memset(series.at(t, chunk.row[r]), 0, width * sizeof(Real));
 }
 
-inline void clear_outputs(const Plan& plan, const Chunk& chunk) {
-  const Sequence& s = plan.sequence;
+template <class Real>
+void clear_outputs(const Plan<Real>& plan, const Chunk& chunk) {
+  const Sequence<Real>& s = plan.sequence;
   if (!s.lengths) return;
   clear_padding(s, chunk, s.y.data, s.y.time, s.y.row, plan.layer.width());
   for (std::size_t i = 0; i < kTraces; ++i) {
@@ -101,7 +111,8 @@ inline void clear_outputs(const Plan& plan, const Chunk& chunk) {
   }
 }
 
-inline void pack(const Plan& plan, const Weights& weights, float* packed, bool all) {
+template <class Real>
+void pack(const Plan<Real>& plan, const Weights<Real>& weights, Real* packed, bool all) {
   if (!all) return plan.kernels.pack_forward(plan.layer, weights, packed, 0, 0);
   const std::size_t parts = plan.threads;
   auto work = [&](std::size_t, std::size_t part) {
@@ -126,9 +137,10 @@ class Poll {
   const std::thread::id caller_;
 };
 
-inline Job job_for(const Plan& plan, std::size_t group, const float* packed, const Saved& saved,
-                   const std::ptrdiff_t* place, std::size_t first, std::size_t last, float* scratch) {
-  Job job;
+template <class Real>
+Job<Real> job_for(const Plan<Real>& plan, std::size_t group, const Real* packed, const Saved<Real>& saved,
+                  const std::ptrdiff_t* place, std::size_t first, std::size_t last, Real* scratch) {
+  Job<Real> job;
   job.layer = &plan.layer;
   job.sequence = &plan.sequence;
   job.packed = packed;
@@ -142,7 +154,8 @@ inline Job job_for(const Plan& plan, std::size_t group, const float* packed, con
   return job;
 }
 
-inline std::vector<std::ptrdiff_t> places(const Plan& plan) {
+template <class Real>
+std::vector<std::ptrdiff_t> places(const Plan<Real>& plan) {
   std::vector<std::ptrdiff_t> place;
   for (const Chunk& chunk : plan.schedule.chunks()) place.push_back(static_cast<std::ptrdiff_t>(chunk.base));
   return place;

@@ -6,7 +6,6 @@
 
 #include <utility>
 
-#include "layer.h"
 #include "simd.h"
 
 namespace gatewise {
@@ -18,16 +17,16 @@ enum class Stage : std::uint8_t { kWhole, kCell, kOutput };
 struct ForwardExtras {
   Stage stage = Stage::kWhole;  // layer normalisation needs c of all blocks before the first h
   bool clips = false, keeps_pre = false;
-  float clip = 0.0f;
-  const float* const* h_mask = nullptr;  // rows of M for h, with h_old the rows of h of the step before
-  const float* const* h_old = nullptr;
-  const float* const* c_mask = nullptr;
-  float* const* trace[kTraces] = {};                 // rows to write gates and states to
-  float* const* seen[kGates] = {};                   // rows of the gates that the next step sees
-  float* fresh = nullptr;                            // [rows][kWidth]: the new c, from kCell to kOutput
-  const float* c_mean = nullptr;                     // [rows]: ĉ = (c * scale - mean) * rstd
-  const float* c_scale = nullptr;                    // [rows][2]: scale, rstd
-  const float *c_gain = nullptr, *c_bias = nullptr;  // at the block
+  Real clip = 0.0f;
+  const Real* const* h_mask = nullptr;  // rows of M for h, with h_old the rows of h of the step before
+  const Real* const* h_old = nullptr;
+  const Real* const* c_mask = nullptr;
+  Real* const* trace[kTraces] = {};                 // rows to write gates and states to
+  Real* const* seen[kGates] = {};                   // rows of the gates that the next step sees
+  Real* fresh = nullptr;                            // [rows][kWidth]: the new c, from kCell to kOutput
+  const Real* c_mean = nullptr;                     // [rows]: ĉ = (c * scale - mean) * rstd
+  const Real* c_scale = nullptr;                    // [rows][2]: scale, rstd
+  const Real *c_gain = nullptr, *c_bias = nullptr;  // at the block
 };
 
 // All of it is set by those who call: to clear it first would take as long as a vector's functions.
@@ -35,20 +34,20 @@ struct ForwardExtras {
 // Usually a block of some rows. Of a single row all blocks are computed at once, in the place of rows.
 struct ForwardBlock {
   std::size_t rows, lanes, column;
-  bool across;   // blocks in the place of rows; `lanes` are those of the last one
-  float* gates;  // [rows][line]: pre-activations in, activations out (pre-activations if keeps_pre)
-  float* c;      // [rows][kWidth], `c_stride` apart, in place; n and m lie `plane` further on each
+  bool across;  // blocks in the place of rows; `lanes` are those of the last one
+  Real* gates;  // [rows][line]: pre-activations in, activations out (pre-activations if keeps_pre)
+  Real* c;      // [rows][kWidth], `c_stride` apart, in place; n and m lie `plane` further on each
   std::size_t c_stride, plane;
-  float* kept;  // the new c [rows][kWidth] for backward, n and m `kept_plane` further on; or null
+  Real* kept;  // the new c [rows][kWidth] for backward, n and m `kept_plane` further on; or null
   std::size_t kept_plane;
-  float* const* out;          // rows of h, or of what is to be projected, written at `column`
-  const float* peep[kGates];  // at the block; the next one's lie `peep_stride` further on
+  Real* const* out;          // rows of h, or of what is to be projected, written at `column`
+  const Real* peep[kGates];  // at the block; the next one's lie `peep_stride` further on
   std::size_t peep_stride;
   const ForwardExtras* extras;  // null in the compiled rows
 
   template <bool kAcross>
   [[gnu::always_inline]] void put(std::size_t r, Floats value) const {
-    float* to = kAcross ? out[0] + r * kWidth : out[r] + column;
+    Real* to = kAcross ? out[0] + r * kWidth : out[r] + column;
     if (lanes == kWidth || (kAcross && r + 1 < rows))
       store(to, value);
     else
@@ -58,33 +57,33 @@ struct ForwardBlock {
 
 struct BackwardExtras {
   bool clips = false, keeps_pre = false;
-  float clip = 0.0f;
-  const float* const* h_mask = nullptr;
-  const float* const* c_mask = nullptr;
-  const float* const* dtrace[kTraces] = {};  // rows of gradients of gates and states
-  const float* dseen[kGates] = {};           // [rows][kWidth], of the gates as the next step saw them
-  float* carry = nullptr;                    // [rows][kWidth]: what of dh passes by the cell to the step before
+  Real clip = 0.0f;
+  const Real* const* h_mask = nullptr;
+  const Real* const* c_mask = nullptr;
+  const Real* const* dtrace[kTraces] = {};  // rows of gradients of gates and states
+  const Real* dseen[kGates] = {};           // [rows][kWidth], of the gates as the next step saw them
+  Real* carry = nullptr;                    // [rows][kWidth]: what of dh passes by the cell to the step before
   // Layer normalisation of c: kOutput writes ĉ and its gradient, which becomes c's before kCell.
   Stage stage = Stage::kWhole;
-  const float *c_mean = nullptr, *c_scale = nullptr;
-  const float *c_gain = nullptr, *c_bias = nullptr;
-  float* hat = nullptr;                       // [rows][kWidth]
-  float* normalised = nullptr;                // [rows][kWidth]
-  float *dgain = nullptr, *dshift = nullptr;  // [kWidth], added to
+  const Real *c_mean = nullptr, *c_scale = nullptr;
+  const Real *c_gain = nullptr, *c_bias = nullptr;
+  Real* hat = nullptr;                       // [rows][kWidth]
+  Real* normalised = nullptr;                // [rows][kWidth]
+  Real *dgain = nullptr, *dshift = nullptr;  // [kWidth], added to
 };
 
 struct BackwardBlock {
   std::size_t rows = 0, lanes = 0, column = 0;
-  float* gates = nullptr;        // [rows][line]: what forward kept in, gradients of the pre-activations out
-  const float* c_old = nullptr;  // [rows][kWidth]: the state before the step; n and m `old_plane` further on
+  Real* gates = nullptr;        // [rows][line]: what forward kept in, gradients of the pre-activations out
+  const Real* c_old = nullptr;  // [rows][kWidth]: the state before the step; n and m `old_plane` further on
   std::size_t old_plane = 0;
-  const float* dh = nullptr;         // [rows][kWidth], from the step after
-  const float* const* dy = nullptr;  // rows, or null
-  float* dc = nullptr;               // [rows][kWidth], in place; dn and dm `plane` further on
+  const Real* dh = nullptr;         // [rows][kWidth], from the step after
+  const Real* const* dy = nullptr;  // rows, or null
+  Real* dc = nullptr;               // [rows][kWidth], in place; dn and dm `plane` further on
   std::size_t plane = 0;
-  const float* peep[kGates] = {};
-  float* dbias = nullptr;  // [learned gates][kWidth], added to
-  float* dpeep = nullptr;  // [gates][kWidth], added to
+  const Real* peep[kGates] = {};
+  Real* dbias = nullptr;  // [learned gates][kWidth], added to
+  Real* dpeep = nullptr;  // [gates][kWidth], added to
   const BackwardExtras* extras = nullptr;
 };
 

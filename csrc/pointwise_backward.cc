@@ -18,11 +18,11 @@ struct Point {
   const Row& row;
   const BackwardBlock& block;
   std::size_t r;
-  float* gates;  // this row's line
+  Real* gates;  // this row's line
   Sums& sums;
   const Floats* shown;  // c and its squashing, where they were computed before; see run()
 
-  [[gnu::always_inline]] float* slot(Gate gate) const { return gates + row.slot(gate) * kWidth; }
+  [[gnu::always_inline]] Real* slot(Gate gate) const { return gates + row.slot(gate) * kWidth; }
 
   // A learned gate's activation.
   [[gnu::always_inline]] Floats value(Gate gate) const {
@@ -32,27 +32,27 @@ struct Point {
     return squash(row.gates[gate].squash, extras->clips ? clamp(kept, extras->clip) : kept);
   }
 
-  [[gnu::always_inline]] Floats get(const float* const* rows) const {
+  [[gnu::always_inline]] Floats get(const Real* const* rows) const {
     return block.lanes == kWidth ? load(rows[r] + block.column) : load_some(rows[r] + block.column, block.lanes);
   }
 
   // The gradients that reach a gate from outside the cell's own equations.
   [[gnu::always_inline]] Floats outside(Gate gate, Floats gradient) const {
     if (!block.extras) return gradient;
-    if (const float* const* rows = block.extras->dtrace[gate]) gradient = gradient + get(rows);
-    if (const float* seen = block.extras->dseen[gate]) gradient = gradient + load(seen + r * kWidth);
+    if (const Real* const* rows = block.extras->dtrace[gate]) gradient = gradient + get(rows);
+    if (const Real* seen = block.extras->dseen[gate]) gradient = gradient + load(seen + r * kWidth);
     return gradient;
   }
 
   [[gnu::always_inline]] Floats outside(State state, Floats gradient) const {
     if (!block.extras) return gradient;
-    if (const float* const* rows = block.extras->dtrace[kGates + state]) gradient = gradient + get(rows);
+    if (const Real* const* rows = block.extras->dtrace[kGates + state]) gradient = gradient + get(rows);
     return gradient;
   }
 
   // Passes dpre, the gradient of an unclipped pre-activation, on: to its place, its bias, its peephole. Returns it.
   [[gnu::always_inline]] Floats pass(Gate gate, Floats dpre, Floats c) const {
-    float* at = slot(gate);
+    Real* at = slot(gate);
     if (block.extras && block.extras->clips) dpre = unclamped(dpre, load(at), block.extras->clip);
     store(at, dpre);
     sums.bias[gate] = sums.bias[gate] + dpre;
@@ -179,7 +179,7 @@ struct FromOutput {
   const Floats c_old = load(block.c_old + at), n_old = load(block.c_old + block.old_plane + at);
   const Floats m_old = load(block.c_old + 2 * block.old_plane + at);
   const auto starts = n_old == 0.0f;
-  const Floats before = starts ? broadcast(-__builtin_inff()) : log_sigmoid(pre_f) + m_old;
+  const Floats before = starts ? broadcast(static_cast<Real>(-__builtin_inf())) : log_sigmoid(pre_f) + m_old;
   const Floats m = before > log_i ? before : log_i;
   const Floats i = exp(log_i - m), f = exp(before - m);
   const Floats c = fma(f, c_old, i * g), n = fma(f, n_old, i), quotient = c / n;
@@ -233,7 +233,7 @@ struct FromOutput {
   }
   each_gate([&](Gate gate) __attribute__((always_inline)) {
     if (!row.learned(gate)) return;
-    float* to = block.dbias + row.slot(gate) * kWidth;
+    Real* to = block.dbias + row.slot(gate) * kWidth;
     store(to, load(to) + sums.bias[gate]);
     if (row.gates[gate].peep == Peep::kNone) return;
     to = block.dpeep + gate * kWidth;

@@ -10,11 +10,11 @@ struct Point {
   const Row& row;
   const ForwardBlock& block;
   std::size_t r;
-  float* gates;  // this row's line
+  Real* gates;  // this row's line
 
   // The pre-activation of a gate, complete; `c` is the state that it peeps at.
   [[gnu::always_inline]] Floats pre(Gate gate, Floats c) const {
-    float* at = gates + row.slot(gate) * kWidth;
+    Real* at = gates + row.slot(gate) * kWidth;
     Floats value = load(at);
     const ForwardExtras* extras = block.extras;
     if (row.gates[gate].peep != Peep::kNone) {
@@ -35,24 +35,24 @@ struct Point {
   // Hands a gate out to those who asked for it.
   [[gnu::always_inline]] void show(Gate gate, Floats value) const {
     if (!block.extras) return;
-    if (float* const* rows = block.extras->trace[gate]) put(rows, value);
-    if (float* const* rows = block.extras->seen[gate]) put(rows, value);
+    if (Real* const* rows = block.extras->trace[gate]) put(rows, value);
+    if (Real* const* rows = block.extras->seen[gate]) put(rows, value);
   }
 
   [[gnu::always_inline]] void show(State state, Floats value) const {
     if (!block.extras) return;
-    if (float* const* rows = block.extras->trace[kGates + state]) put(rows, value);
+    if (Real* const* rows = block.extras->trace[kGates + state]) put(rows, value);
   }
 
-  [[gnu::always_inline]] void put(float* const* rows, Floats value) const {
-    float* to = rows[r] + block.column;
+  [[gnu::always_inline]] void put(Real* const* rows, Floats value) const {
+    Real* to = rows[r] + block.column;
     if (block.lanes == kWidth)
       store(to, value);
     else
       store_some(to, value, block.lanes);
   }
 
-  [[gnu::always_inline]] Floats get(const float* const* rows) const {
+  [[gnu::always_inline]] Floats get(const Real* const* rows) const {
     return load_some(rows[r] + block.column, block.lanes);
   }
 
@@ -132,7 +132,7 @@ struct Point {
   const Floats log_i = point.pre(kI, none), log_f = log_sigmoid(point.pre(kF, none));
   const Floats c_old = load(block.c + at), n_old = load(block.c + block.plane + at);
   const Floats m_old = load(block.c + 2 * block.plane + at);
-  const Floats infinity = broadcast(__builtin_inff());
+  const Floats infinity = broadcast(static_cast<Real>(__builtin_inf()));
   const Floats before = n_old == 0.0f ? -infinity : log_f + m_old;
   // As torch.maximum does, a NaN on either side stays.
   Floats m = before > log_i ? before : log_i;
@@ -167,7 +167,7 @@ struct Point {
 // A gate's activations, of all rows. What it peeps at is c as it stands.
 [[gnu::always_inline]] inline void activate(const Row& row, const ForwardBlock& block, Gate gate) {
   const std::size_t line = row.learned_count() * kWidth;
-  float* const gates = block.gates + row.slot(gate) * kWidth;
+  Real* const gates = block.gates + row.slot(gate) * kWidth;
   const auto pre = [&](std::size_t r) __attribute__((always_inline)) {
     const Floats value = load(gates + r * line);
     if (row.gates[gate].peep == Peep::kNone) return value;

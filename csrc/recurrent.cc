@@ -13,8 +13,8 @@ void add_to(float* y, const float* x, std::size_t count) {
 
 class Recurrent : public Block {
  public:
-  Recurrent(const Kernels& kernels, RecurrentShape shape) : Block(kernels), shape_(std::move(shape)) {
-    Sequence one;
+  Recurrent(const Kernels<float>& kernels, RecurrentShape shape) : Block(kernels), shape_(std::move(shape)) {
+    Sequence<float> one;
     one.steps = one.rows = 1;
     for (const Layer& layer : shape_.layers) {
       const Sizes sizes = kernels.sizes(layer, one);
@@ -47,9 +47,9 @@ class Recurrent : public Block {
         kernels_.pack_forward(shape_.layers[number], own, packed + packed_[number], 0, 1);
         continue;
       }
-      const Buffer whole(sizes_[number]);
+      const Buffer<float> whole(sizes_[number]);
       kernels_.pack_forward(shape_.layers[number], own, whole.data(), 0, 1);
-      kernels_.halve(shape_.layers[number], whole.data(), reinterpret_cast<Bfloat*>(packed + packed_[number]));
+      kernels_.halving->halve(shape_.layers[number], whole.data(), reinterpret_cast<Bfloat*>(packed + packed_[number]));
     }
     float* to = packed + start_at_;
     for (std::size_t i = 0; shape_.learned_state && i < widths_.size(); ++i)
@@ -58,17 +58,17 @@ class Recurrent : public Block {
 
   void run(const float* packed, const Flow& in, const States& states, float* y, const Run& run) const override {
     const std::size_t size = in.steps * in.rows * output_width();
-    Buffer between[2];
-    const Buffer starts = repeated(packed, in), wide = shape_.halved ? Buffer(most_) : Buffer();
+    Buffer<float> between[2];
+    const Buffer<float> starts = repeated(packed, in), wide = shape_.halved ? Buffer<float>(most_) : Buffer<float>();
     const float* x = in.data;
     for (std::size_t layer = 0; layer < layers(); ++layer) {
       float* to = y;
       if (layer + 1 < layers()) {
-        if (!between[layer % 2]) between[layer % 2] = Buffer(std::max(size, std::size_t{1}));
+        if (!between[layer % 2]) between[layer % 2] = Buffer<float>(std::max(size, std::size_t{1}));
         to = between[layer % 2].data();
       }
       for (std::size_t side = 0; side < shape_.directions; ++side) {
-        Sequence s = sequence(layer, side, in, x, to, states);
+        Sequence<float> s = sequence(layer, side, in, x, to, states);
         if (starts) spread(starts.data(), in.rows, number(layer, side), s.start);
         const float* const own = whole(packed, number(layer, side), wide.data());
         forward_packed(kernels_, shape_.layers[number(layer, side)], own, s, run.threads, *run.interrupt);
@@ -83,7 +83,7 @@ class Recurrent : public Block {
     const float* x = in.data;
     for (std::size_t layer = 0; layer < layers(); ++layer) {
       float* const to = layer + 1 < layers() ? scratch + layer % 2 * aligned(output_width()) : y;
-      const Sequence s = sequence(layer, 0, in, x, to, states);
+      const Sequence<float> s = sequence(layer, 0, in, x, to, states);
       if (reads_halved_)
         forward_step(kernels_, shape_.layers[layer], own, half(packed, layer), s, own);
       else
@@ -105,16 +105,16 @@ class Recurrent : public Block {
   // The weights of a layer and direction as the engine reads them, in `to` if they are kept in less.
   const float* whole(const float* packed, std::size_t number, float* to) const {
     if (!shape_.halved) return packed + packed_[number];
-    kernels_.widen(shape_.layers[number], half(packed, number), to);
+    kernels_.halving->widen(shape_.layers[number], half(packed, number), to);
     return to;
   }
   bool adds(std::size_t layer) const { return shape_.residual && layer > 1; }
 
-  Sequence sequence(std::size_t layer, std::size_t side, const Flow& in, const float* x, float* y,
-                    const States& states) const {
+  Sequence<float> sequence(std::size_t layer, std::size_t side, const Flow& in, const float* x, float* y,
+                           const States& states) const {
     const Layer& own = shape_.layers[number(layer, side)];
     const auto row = [](std::size_t width) { return static_cast<std::ptrdiff_t>(width); };
-    Sequence s;
+    Sequence<float> s;
     s.steps = in.steps;
     s.rows = in.rows;
     s.reverse = side == 1;
@@ -140,9 +140,9 @@ class Recurrent : public Block {
   }
 
   // The learned states for every row, where rows restart inside.
-  Buffer repeated(const float* packed, const Flow& in) const {
+  Buffer<float> repeated(const float* packed, const Flow& in) const {
     if (!in.reset || !shape_.learned_state) return {};
-    Buffer all(std::max(in.rows * state_, std::size_t{1}));
+    Buffer<float> all(std::max(in.rows * state_, std::size_t{1}));
     float* to = all.data();
     const float* from = packed + start_at_;
     for (const std::size_t width : widths_) {
@@ -160,7 +160,7 @@ class Recurrent : public Block {
 
 }  // namespace
 
-std::unique_ptr<Block> make_recurrent(const Kernels& kernels, RecurrentShape shape) {
+std::unique_ptr<Block> make_recurrent(const Kernels<float>& kernels, RecurrentShape shape) {
   return std::make_unique<Recurrent>(kernels, std::move(shape));
 }
 

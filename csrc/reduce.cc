@@ -3,10 +3,8 @@
 // Each sum is formed by one thread, in the order of chunks and steps, in bites of kBite row-steps that start from zero:
 // so it depends on nothing but the shapes, and its error stays small. A strip of the inputs is copied together first:
 // rows that lie a power of two apart would push each other out of the cache.
-#include "kernels.h"
 #include "layout.h"
 #include "multiply.h"
-#include "scratch.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {
@@ -18,17 +16,17 @@ constexpr std::size_t kBlocksTogether = 8;  // blocks that use a strip while it 
 
 // Columns of a strip x the vectors of lines, added to [columns][line].
 struct OuterTile {
-  const float* strip;
-  const float* lines;
+  const Real* strip;
+  const Real* lines;
   std::size_t count;
   bool begins;  // to is written, not added to
-  float* to;
+  Real* to;
 
   template <std::size_t kColumns, std::size_t kVectors>
   void run(std::size_t column) const {
     Tile<kColumns, kVectors> sum;
     clear_tile<kColumns, kVectors>(sum);
-    const float* const from = strip + column;
+    const Real* const from = strip + column;
 #pragma GCC unroll 2
     for (std::size_t i = 0; i < count; ++i)
       add_products<kVectors>(sum, lines + i * kVectors * kWidth,
@@ -37,7 +35,7 @@ struct OuterTile {
     for (std::size_t k = 0; k < kColumns; ++k)
 #pragma GCC unroll 4
       for (std::size_t v = 0; v < kVectors; ++v) {
-        float* at = to + ((column + k) * kVectors + v) * kWidth;
+        Real* at = to + ((column + k) * kVectors + v) * kWidth;
         store(at, begins ? sum[k][v] : load(at) + sum[k][v]);
       }
   }
@@ -53,7 +51,7 @@ class Reduction {
   Reduction(const ReduceJob& job, Scratch& scratch) : job_(job), layer_(*job.layer), layout_(layer_) {
     lines_ = scratch.take(kBlocksTogether * kBite * kGates * kWidth);
     strip_ = scratch.take(kBite * kStrip);
-    rows_ = scratch.take<const float*>(kBite);
+    rows_ = scratch.take<const Real*>(kBite);
     bite_ = scratch.take<RowStep>(kBite);
   }
 
@@ -91,17 +89,17 @@ class Reduction {
     if (count) use(count);
   }
 
-  void gather(std::size_t count, const float* from, std::size_t block, std::size_t blocks) const {
+  void gather(std::size_t count, const Real* from, std::size_t block, std::size_t blocks) const {
     const std::size_t line = layout_.line;
     for (std::size_t i = 0; i < count; ++i)
       for (std::size_t b = 0; b < blocks; ++b) {
-        const float* at = from + (bite_[i].line + (block + b) * bite_[i].block) * line;
+        const Real* at = from + (bite_[i].line + (block + b) * bite_[i].block) * line;
         for (std::size_t v = 0; v < line; v += kWidth) store(lines_ + (b * kBite + i) * line + v, load(at + v));
       }
   }
 
   // Where the bite's rows stand.
-  const float* const* rows_of(const float* const* all, std::size_t count) const {
+  const Real* const* rows_of(const Real* const* all, std::size_t count) const {
     for (std::size_t i = 0; i < count; ++i) rows_[i] = all[bite_[i].number];
     return rows_;
   }
@@ -109,7 +107,7 @@ class Reduction {
   void gates(std::size_t count, std::size_t block, std::size_t blocks) const {
     const Saved& saved = job_.saved;
     const std::size_t line = layout_.line, depth = layout_.gradient_depth(layer_), vectors = layer_.gates();
-    float* to = job_.dpacked + block * line * depth;
+    Real* to = job_.dpacked + block * line * depth;
     gather(count, layer_.layer_norm ? saved.norm_x : saved.gates, block, blocks);
     outer(rows_of(job_.x_rows, count), count, layer_.inputs, blocks, vectors, to, line * depth);
     to += layer_.inputs * line;
@@ -122,16 +120,16 @@ class Reduction {
 
   // Adds the products of all columns of `rows` with the gathered lines of some blocks, whose gradients lie `stride`
   // apart.
-  void outer(const float* const* rows, std::size_t count, std::size_t columns, std::size_t blocks, std::size_t vectors,
-             float* to, std::size_t stride) const {
+  void outer(const Real* const* rows, std::size_t count, std::size_t columns, std::size_t blocks, std::size_t vectors,
+             Real* to, std::size_t stride) const {
     const std::size_t line = vectors * kWidth;
     for (std::size_t column = 0; column < columns && !job_.watch.stopped(); column += kStrip) {
       const std::size_t left = columns - column, width = left < kStrip ? left : kStrip;
       for (std::size_t i = 0; i < count; ++i)
         for (std::size_t k = 0; k < width; k += kWidth) {
           const std::size_t lanes = width - k < kWidth ? width - k : kWidth;
-          float* at = strip_ + i * kStrip + k;
-          const float* from = rows[i] + column + k;
+          Real* at = strip_ + i * kStrip + k;
+          const Real* from = rows[i] + column + k;
           if (lanes == kWidth)
             store(at, load(from));
           else
@@ -146,9 +144,9 @@ class Reduction {
   void projection(std::size_t count, std::size_t panel) const {
     const Panels& shape = layout_.projection;
     const std::size_t own = vectors(layer_.projected), width = shape.vectors_of(panel);
-    float* to = job_.dpacked + layout_.blocks * layout_.line * layout_.gradient_depth(layer_) + shape.at(panel);
+    Real* to = job_.dpacked + layout_.blocks * layout_.line * layout_.gradient_depth(layer_) + shape.at(panel);
     for (std::size_t i = 0; i < count; ++i) {
-      const float* from = job_.dprojected + bite_[i].number * layer_.width();
+      const Real* from = job_.dprojected + bite_[i].number * layer_.width();
       rows_[i] = job_.saved.unprojected + bite_[i].number * layout_.padded;
       for (std::size_t v = 0; v < width; ++v) {
         const std::size_t vector = shape.first(panel) + v;
@@ -165,8 +163,8 @@ class Reduction {
   const ReduceJob& job_;
   const Layer& layer_;
   const Layout layout_;
-  float *lines_, *strip_;
-  const float** rows_;
+  Real *lines_, *strip_;
+  const Real** rows_;
   RowStep* bite_;
   bool begins_ = false;
 };
@@ -178,7 +176,7 @@ std::size_t reduce_scratch(const Layer& layer) {
   job.layer = &layer;
   Scratch scratch;
   Reduction(job, scratch);
-  return scratch.floats();
+  return scratch.count();
 }
 
 void reduce(const ReduceJob& job) {

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "array.h"
+#include "dispatch.h"
 #include "executor.h"
 #include "python.h"
 
@@ -26,7 +27,7 @@ using Address = std::uintptr_t;
 // A model whose weights are packed, in memory that `owner` keeps.
 class Model {
  public:
-  Model() : kernels_(kernels_in_use()) {}
+  Model() : isa_(isa_in_use()), kernels_(isa_.kernels<float>()) {}
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
 
@@ -68,7 +69,7 @@ class Model {
     if (!packed_) throw std::logic_error("the weights are not packed.");
     return packed_;
   }
-  std::string isa() const { return kernels_.isa; }
+  std::string isa() const { return isa_.name; }
 
   // x [T, B, D], or tokens [T, B]; lengths [B]; reset [T, B]; candidates [T', B, K]; states as Executor has them; 0 is
   // none.
@@ -83,7 +84,8 @@ class Model {
     count_ += weights;
   }
 
-  const Kernels& kernels_;
+  const InstructionSet& isa_;
+  const Kernels<float>& kernels_;
   std::size_t count_ = 0;
   const float* packed_ = nullptr;
   nb::object owner_;
@@ -213,7 +215,7 @@ class Stream {
   const float* const packed_;
   const std::size_t inputs_;
   const nb::object make_;
-  const Buffer states_, scratch_;
+  const Buffer<float> states_, scratch_;
   std::mutex mutex_;  // never waited for by one who holds the interpreter's lock and is waited for
 };
 
@@ -336,7 +338,7 @@ class Pool {
   const Executor& executor_;
   const float* const packed_;
   const std::size_t inputs_, threads_;
-  const Buffer states_;
+  const Buffer<float> states_;
   std::vector<std::uint8_t> open_;
   std::vector<std::uint64_t> stamp_;  // the step in which a slot was last
   std::uint64_t now_ = 0;

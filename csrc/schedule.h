@@ -32,7 +32,8 @@ struct Chunk {
 
 class Schedule {
  public:
-  explicit Schedule(const Sequence& sequence);
+  // `lengths` [rows] as in Sequence.
+  Schedule(std::size_t steps, std::size_t rows, const std::int64_t* lengths);
   Schedule(const Schedule&) = delete;
   Schedule& operator=(const Schedule&) = delete;
 
@@ -47,7 +48,8 @@ class Schedule {
 };
 
 // Whether row r of a chunk restarts before its step s. A piece between resets is the same in both directions of time.
-inline bool restarts(const Sequence& sequence, const Chunk& chunk, std::size_t r, std::size_t s) {
+template <class Real>
+bool restarts(const Sequence<Real>& sequence, const Chunk& chunk, std::size_t r, std::size_t s) {
   if (!sequence.reverse) return sequence.reset[s * sequence.rows + chunk.row[r]] != 0;
   return s > 0 && sequence.reset[(chunk.length[r] - s) * sequence.rows + chunk.row[r]] != 0;
 }

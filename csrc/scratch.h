@@ -5,11 +5,12 @@
 
 namespace gatewise {
 
+template <class Real>
 class Scratch {
  public:
-  [[gnu::always_inline]] explicit Scratch(float* memory = nullptr) : memory_(memory) {}
+  [[gnu::always_inline]] explicit Scratch(Real* memory = nullptr) : memory_(memory) {}
 
-  template <class T = float>
+  template <class T = Real>
   [[gnu::always_inline]] T* take(std::size_t count) {
     constexpr std::size_t kLine = 64;
     const std::size_t at = used_;
@@ -17,10 +18,10 @@ class Scratch {
     return memory_ ? reinterpret_cast<T*>(reinterpret_cast<char*>(memory_) + at) : nullptr;
   }
 
-  [[gnu::always_inline]] std::size_t floats() const { return used_ / sizeof(float); }
+  [[gnu::always_inline]] std::size_t count() const { return used_ / sizeof(Real); }
 
  private:
-  float* memory_;
+  Real* memory_;
   std::size_t used_ = 0;
 };
 

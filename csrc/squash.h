@@ -1,7 +1,6 @@
 // The squashing functions of the gates and their derivatives.
 #pragma once
 
-#include "layer.h"
 #include "math.h"
 
 namespace gatewise {
@@ -51,24 +50,17 @@ template <class V>
 
 // min(0, x) - log(1 + e^-|x|), the logarithm by an artanh series: log(1 + u) = 2 artanh(u / (2 + u)) for 0 <= u <= 1.
 inline Floats log_sigmoid(Floats x) {
-  const Floats a = from_bits(bits(x) & 0x7fffffff);
+  const Floats a = from_bits(bits(x) & kMagnitude);
   const Floats u = exp(-a);
   const Floats s = u / (u + 2.0f), q = s * s;
-  Floats p = broadcast(1.0f / 15);
-  p = fma(p, q, broadcast(1.0f / 13));
-  p = fma(p, q, broadcast(1.0f / 11));
-  p = fma(p, q, broadcast(1.0f / 9));
-  p = fma(p, q, broadcast(1.0f / 7));
-  p = fma(p, q, broadcast(1.0f / 5));
-  p = fma(p, q, broadcast(1.0f / 3));
-  p = fma(p, q, broadcast(1.0f));
+  const Floats p = polynomial(q, kArtanhTerms);
   return (x > 0.0f ? broadcast(0.0f) : x) - 2.0f * s * p;
 }
 
-inline Floats clamp(Floats x, float bound) { return within(x, -bound, bound); }
+inline Floats clamp(Floats x, Real bound) { return within(x, -bound, bound); }
 
 // `gradient` where clamp() leaves x as it is, else 0.
-inline Floats unclamped(Floats gradient, Floats x, float bound) {
+inline Floats unclamped(Floats gradient, Floats x, Real bound) {
   gradient = x > bound ? broadcast(0.0f) : gradient;
   return x < -bound ? broadcast(0.0f) : gradient;
 }

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "dispatch.h"
 #include "python.h"
 
 namespace nb = nanobind;
@@ -30,14 +31,20 @@ struct Stack::Call {
   const Pieces* pieces = nullptr;
   std::vector<View> views;
 
-  const View& weight(std::size_t i) const { return views[1 + states + i]; }
-  Series<const float> x() const {
+  bool doubles() const { return views[0].dtype == kFloat<double>; }
+
+  template <class Real>
+  Real* weight(std::size_t i) const {
+    return views[1 + states + i].data<Real>();
+  }
+  template <class Real>
+  Series<const Real> x() const {
     const View& x = views[0];
-    return {x.data(), x.stride[batch_first ? 1 : 0], x.stride[batch_first ? 0 : 1]};
+    return {x.data<const Real>(), x.stride[batch_first ? 1 : 0], x.stride[batch_first ? 0 : 1]};
   }
   // One direction's columns of a dense tensor laid out as x is.
-  template <class Float>
-  Series<Float> series(Float* data, std::size_t width, std::size_t column) const {
+  template <class Real>
+  Series<Real> series(Real* data, std::size_t width, std::size_t column) const {
     if (!data) return {};
     const auto outer = static_cast<std::ptrdiff_t>((batch_first ? steps : rows) * width);
     const auto inner = static_cast<std::ptrdiff_t>(width);
@@ -45,20 +52,22 @@ struct Stack::Call {
   }
 };
 
+template <class Real>
 struct Stack::Outputs {
-  float* y = nullptr;
-  float* final[kMaxStates] = {};
+  Real* y = nullptr;
+  Real* final[kMaxStates] = {};
 };
 
 // What backward reads and writes besides the call's tensors; null where there is none.
+template <class Real>
 struct Stack::Derivative {
   std::vector<nb::object> read;  // keeps what follows
-  float* y = nullptr;
-  const float* dy = nullptr;
-  const float* dfinal[kMaxStates] = {};
-  float* dx = nullptr;
-  float* dstate[kMaxStates] = {};
-  std::vector<float*> dweights;
+  Real* y = nullptr;
+  const Real* dy = nullptr;
+  const Real* dfinal[kMaxStates] = {};
+  Real* dx = nullptr;
+  Real* dstate[kMaxStates] = {};
+  std::vector<Real*> dweights;
 };
 
 Stack::Stack(std::shared_ptr<const Torch> torch, std::vector<Layer> layers, std::size_t directions, bool step,
@@ -94,13 +103,13 @@ std::shared_ptr<const Pieces> Stack::cut(nb::handle lengths, nb::handle reset, b
   auto pieces = std::make_shared<Pieces>();
   View view;
   if (!lengths.is_none()) {
-    if (!torch_->read(lengths, view, kInt64) || !torch_->holds(lengths, view, kInt64)) return nullptr;
+    if (!torch_->read(lengths, view) || view.dtype != kInt64 || !torch_->holds(lengths, view)) return nullptr;
     if (view.shape.dims != 1) return nullptr;
     const auto* const from = static_cast<const std::int64_t*>(view.address);
     for (std::int64_t b = 0; b < view.shape.size[0]; ++b) pieces->lengths.push_back(from[b * view.stride[0]]);
   }
   if (!reset.is_none()) {
-    if (!torch_->read(reset, view, kBool) || !torch_->holds(reset, view, kBool)) return nullptr;
+    if (!torch_->read(reset, view) || view.dtype != kBool || !torch_->holds(reset, view)) return nullptr;
     if (view.shape.dims != 2) return nullptr;
     const auto* const from = static_cast<const std::uint8_t*>(view.address);
     const std::size_t time = batch_first ? 1 : 0, row = 1 - time;
@@ -130,8 +139,9 @@ std::optional<Stack::Call> Stack::read(Objects given, bool batch_first, const Pi
   }
   call.views.resize(given.size());
   for (std::size_t i = 0; i < given.size(); ++i)
-    if (!torch_->read(given[i], call.views[i])) return {};
+    if (!torch_->read(given[i], call.views[i]) || call.views[i].dtype != call.views[0].dtype) return {};
   const View& x = call.views[0];
+  if (x.dtype != kFloat<float> && x.dtype != kFloat<double>) return {};
   const std::size_t dims = step_ ? 2 : 3;
   if (x.shape.dims != dims || x.stride[dims - 1] != 1) return {};
   if (x.shape.size[dims - 1] != static_cast<std::int64_t>(layers_[0].inputs)) return {};
@@ -146,7 +156,7 @@ std::optional<Stack::Call> Stack::read(Objects given, bool batch_first, const Pi
   for (std::size_t s = 0; s < call.states; ++s)
     if (!matches(call.views[1 + s], state_shape(call, s))) return {};
   for (std::size_t i = 0; i < shapes_.size(); ++i)
-    if (!matches(call.weight(i), shapes_[i])) return {};
+    if (!matches(call.views[1 + call.states + i], shapes_[i])) return {};
   return call;
 }
 
@@ -190,25 +200,32 @@ nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_p
                          const std::string& keep, std::size_t threads) const {
   const std::optional<Call> call = read(Objects(given), batch_first, pieces.get());
   if (!call) throw std::invalid_argument("these tensors do not fit.");
-  const Keep keeps = keep_named(keep);
-  std::vector<nb::object> results;
-  Outputs outputs;
-  const auto make = [&](const Shape& shape) {
-    View view;
-    results.push_back(torch_->empty(given[0], shape, view));
-    return view.data();
-  };
-  results.reserve(1 + states());
-  if (!step_) outputs.y = make(output_shape(*call));
-  for (std::size_t s = 0; s < states(); ++s) outputs.final[s] = make(state_shape(*call, s));
-  if (step_) std::swap(outputs.y, outputs.final[kH]);
   Kept kept;
   kept.batch_first = call->batch_first;
   kept.steps = call->steps;
   kept.rows = call->rows;
   kept.pieces = std::move(pieces);
-  interruptible([&](Interrupt& interrupt) { run(*call, outputs, keeps, threads, kept, interrupt); });
-  return nb::make_tuple(tuple_of(results), keeps == Keep::kNothing ? nb::none() : nb::cast(std::move(kept)));
+  const Keep keeps = keep_named(keep);
+  return call->doubles() ? forward_of<double>(Objects(given), *call, std::move(kept), keeps, threads)
+                         : forward_of<float>(Objects(given), *call, std::move(kept), keeps, threads);
+}
+
+template <class Real>
+nb::tuple Stack::forward_of(Objects given, const Call& call, Kept kept, Keep keep, std::size_t threads) const {
+  std::vector<nb::object> results;
+  Outputs<Real> outputs;
+  const auto make = [&](const Shape& shape) {
+    View view;
+    results.push_back(torch_->empty(given[0], shape, view));
+    return view.data<Real>();
+  };
+  results.reserve(1 + states());
+  if (!step_) outputs.y = make(output_shape(call));
+  for (std::size_t s = 0; s < states(); ++s) outputs.final[s] = make(state_shape(call, s));
+  if (step_) std::swap(outputs.y, outputs.final[kH]);
+  auto& layers = kept.layers.emplace<Layers<Real>>();
+  interruptible([&](Interrupt& interrupt) { run(call, outputs, keep, threads, layers, interrupt); });
+  return nb::make_tuple(tuple_of(results), keep == Keep::kNothing ? nb::none() : nb::cast(std::move(kept)));
 }
 
 nb::object Stack::backward(const Kept& kept, const nb::tuple& saved, const nb::tuple& wanted,
@@ -216,30 +233,43 @@ nb::object Stack::backward(const Kept& kept, const nb::tuple& saved, const nb::t
   const Objects given(saved, 1);
   const std::optional<Call> call = read(given, kept.batch_first, kept.pieces.get());
   if (!call || call->steps != kept.steps || call->rows != kept.rows || !holds(given, *call)) return nb::none();
-  Derivative derivative;
+  return call->doubles()
+             ? backward_of<double>(kept, Objects(saved), Objects(wanted), Objects(gradients), *call, threads)
+             : backward_of<float>(kept, Objects(saved), Objects(wanted), Objects(gradients), *call, threads);
+}
+
+template <class Real>
+nb::object Stack::backward_of(const Kept& kept, Objects saved, Objects wanted, Objects gradients, const Call& call,
+                              std::size_t threads) const {
+  const auto* const layers = std::get_if<Layers<Real>>(&kept.layers);
+  if (!layers) return nb::none();
+  Derivative<Real> derivative;
   View y;
-  derivative.read.push_back(torch_->dense(saved[0], output_shape(*call), y));
-  derivative.y = y.data();
-  if (!derivative.read[0].is_valid() || !read_gradients(*call, Objects(gradients), derivative)) return nb::none();
-  nb::tuple found = make_gradients(*call, given, Objects(wanted), derivative);
-  interruptible([&](Interrupt& interrupt) { run_back(*call, kept, derivative, threads, interrupt); });
+  derivative.read.push_back(torch_->dense(saved[0], output_shape(call), kFloat<Real>, y));
+  derivative.y = y.data<Real>();
+  if (!derivative.read[0].is_valid() || !read_gradients(call, gradients, derivative)) return nb::none();
+  nb::tuple found = make_gradients(call, saved.rest(), wanted, derivative);
+  interruptible([&](Interrupt& interrupt) { run_back(call, *layers, derivative, threads, interrupt); });
   return found;
 }
 
-bool Stack::read_gradients(const Call& call, Objects gradients, Derivative& to) const {
+template <class Real>
+bool Stack::read_gradients(const Call& call, Objects gradients, Derivative<Real>& to) const {
   if (gradients.size() != states() + !step_) throw std::invalid_argument("a gradient for each result.");
   for (std::size_t i = 0; i < gradients.size(); ++i) {
     if (gradients[i] == Py_None) continue;
     const std::size_t state = step_ ? i : i - 1;
     View view;
-    to.read.push_back(torch_->dense(gradients[i], i ? state_shape(call, state) : output_shape(call), view));
+    const Shape shape = i ? state_shape(call, state) : output_shape(call);
+    to.read.push_back(torch_->dense(gradients[i], shape, kFloat<Real>, view));
     if (!to.read.back().is_valid()) return false;
-    (i ? to.dfinal[state] : to.dy) = view.data();
+    (i ? to.dfinal[state] : to.dy) = view.data<Real>();
   }
   return true;
 }
 
-nb::tuple Stack::make_gradients(const Call& call, Objects given, Objects wanted, Derivative& to) const {
+template <class Real>
+nb::tuple Stack::make_gradients(const Call& call, Objects given, Objects wanted, Derivative<Real>& to) const {
   if (wanted.size() < given.size()) throw std::invalid_argument("a word for each tensor.");
   const std::size_t before = wanted.size() - given.size();
   std::vector<nb::object> found(wanted.size(), nb::none());
@@ -248,43 +278,45 @@ nb::tuple Stack::make_gradients(const Call& call, Objects given, Objects wanted,
     if (wanted[before + i] != Py_True) continue;
     View view;
     found[before + i] = torch_->empty(given[0], call.views[i].shape, view);
-    float*& place = !i ? to.dx : i <= call.states ? to.dstate[i - 1] : to.dweights[i - 1 - call.states];
-    place = view.data();
+    Real*& place = !i ? to.dx : i <= call.states ? to.dstate[i - 1] : to.dweights[i - 1 - call.states];
+    place = view.data<Real>();
   }
   return tuple_of(found);
 }
 
-template <class Float>
-void Stack::states_of(const Call& call, std::size_t number, Float* const* states, Float** to) const {
+template <class Real>
+void Stack::states_of(const Call& call, std::size_t number, Real* const* states, Real** to) const {
   for (std::size_t s = 0; s < this->states(); ++s)
     to[s] = states[s] ? states[s] + number * call.rows * layers_[0].state_width(s) : nullptr;
 }
 
-template <class Float, class From>
-void Stack::weights_of(std::size_t number, From from, Float** to) const {
+template <class Real, class From>
+void Stack::weights_of(std::size_t number, From from, Real** to) const {
   for (std::size_t i = 0; i < places_.size(); ++i) to[places_[i]] = from(number * places_.size() + i);
 }
 
-Sequence Stack::sequence(const Call& call, std::size_t number, const Kept& kept, float* y) const {
+template <class Real>
+Sequence<Real> Stack::sequence(const Call& call, std::size_t number, const Layers<Real>& kept, Real* y) const {
   const std::size_t layer = number / directions_, side = number % directions_;
   const auto inner = [&](std::size_t i) { return i < kept.inner.size() ? kept.inner[i].data() : y; };
-  Sequence s;
+  Sequence<Real> s;
   s.steps = call.steps;
   s.rows = call.rows;
   s.reverse = side == 1;
   if (call.pieces && !call.pieces->lengths.empty()) s.lengths = call.pieces->lengths.data();
   if (call.pieces && !call.pieces->reset.empty()) s.reset = call.pieces->reset.data();
-  s.x = layer ? call.series<const float>(inner(layer - 1), width(), 0) : call.x();
+  s.x = layer ? call.series<const Real>(inner(layer - 1), width(), 0) : call.x<Real>();
   s.y = call.series(inner(layer), width(), side * layers_[number].width());
-  const float* initial[kMaxStates] = {};
-  for (std::size_t i = 0; i < call.states; ++i) initial[i] = call.views[1 + i].data();
+  const Real* initial[kMaxStates] = {};
+  for (std::size_t i = 0; i < call.states; ++i) initial[i] = call.views[1 + i].data<Real>();
   states_of(call, number, initial, s.state);
   return s;
 }
 
-void Stack::run(const Call& call, const Outputs& outputs, Keep keep, std::size_t threads, Kept& kept,
+template <class Real>
+void Stack::run(const Call& call, const Outputs<Real>& outputs, Keep keep, std::size_t threads, Layers<Real>& kept,
                 Interrupt& interrupt) const {
-  const Kernels& kernels = kernels_in_use();
+  const Kernels<Real>& kernels = isa_in_use().kernels<Real>();
   const std::size_t last = layers_.size() / directions_ - 1;
   kept.inner.reserve(last);
   for (std::size_t number = 0; number < layers_.size(); ++number) {
@@ -292,42 +324,43 @@ void Stack::run(const Call& call, const Outputs& outputs, Keep keep, std::size_t
     if (layer == kept.inner.size() && layer < last) {
       // Where nothing is kept, two take turns.
       const bool again = keep == Keep::kNothing && layer > 1;
-      kept.inner.push_back(again ? std::move(kept.inner[layer - 2]) : Buffer(call.steps * call.rows * width()));
+      kept.inner.push_back(again ? std::move(kept.inner[layer - 2]) : Buffer<Real>(call.steps * call.rows * width()));
     }
-    Sequence s = sequence(call, number, kept, outputs.y);
+    Sequence<Real> s = sequence(call, number, kept, outputs.y);
     states_of(call, number, outputs.final, s.final);
-    const float* weights[kWeightKinds] = {};
-    weights_of(number, [&](std::size_t i) { return call.weight(i).data(); }, weights);
+    const Real* weights[kWeightKinds] = {};
+    weights_of(number, [&](std::size_t i) { return call.weight<Real>(i); }, weights);
     auto tape = gatewise::forward(kernels, layers_[number], weights, s, keep, threads, interrupt);
     if (tape) kept.tapes.push_back(std::move(tape));
   }
 }
 
-void Stack::run_back(const Call& call, const Kept& kept, const Derivative& derivative, std::size_t threads,
-                     Interrupt& interrupt) const {
-  Buffer spare[2];
-  const float* dy = derivative.dy;
-  float* dx = nullptr;
+template <class Real>
+void Stack::run_back(const Call& call, const Layers<Real>& kept, const Derivative<Real>& derivative,
+                     std::size_t threads, Interrupt& interrupt) const {
+  Buffer<Real> spare[2];
+  const Real* dy = derivative.dy;
+  Real* dx = nullptr;
   for (std::size_t number = layers_.size(); number-- > 0;) {
     const std::size_t layer = number / directions_, side = number % directions_;
     const bool first = side == directions_ - 1;
     if (first && layer) {
-      Buffer& buffer = spare[layer % 2];
-      if (!buffer) buffer = Buffer(call.steps * call.rows * width());
+      Buffer<Real>& buffer = spare[layer % 2];
+      if (!buffer) buffer = Buffer<Real>(call.steps * call.rows * width());
       dx = buffer.data();
     } else if (first) {
       dx = derivative.dx;
     }
-    Gradients g;
+    Gradients<Real> g;
     g.dy = call.series(dy, width(), side * layers_[number].width());
     g.dx = call.series(dx, layers_[number].inputs, 0);
     g.add_dx = !first;
     states_of(call, number, derivative.dfinal, g.dfinal);
     states_of(call, number, derivative.dstate, g.dstate);
     weights_of(number, [&](std::size_t i) { return derivative.dweights[i]; }, g.dweights);
-    const float* weights[kWeightKinds] = {};
-    weights_of(number, [&](std::size_t i) { return call.weight(i).data(); }, weights);
-    const Sequence s = sequence(call, number, kept, derivative.y);
+    const Real* weights[kWeightKinds] = {};
+    weights_of(number, [&](std::size_t i) { return call.weight<Real>(i); }, weights);
+    const Sequence<Real> s = sequence(call, number, kept, derivative.y);
     gatewise::backward(layers_[number], weights, s, g, *kept.tapes[number], threads, interrupt);
     if (!side) dy = dx;
   }

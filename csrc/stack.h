@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "engine.h"
@@ -26,6 +27,12 @@ class Objects {
   PyObject* operator[](std::size_t i) const {
     return NB_TUPLE_GET_ITEM(tuple_.ptr(), static_cast<Py_ssize_t>(first_ + i));
   }
+  Objects rest() const {
+    Objects all_but_first = *this;
+    ++all_but_first.first_;
+    --all_but_first.size_;
+    return all_but_first;
+  }
 
  private:
   nanobind::handle tuple_;
@@ -41,7 +48,14 @@ struct Pieces {
   bool fit(std::size_t all_steps, std::size_t all_rows) const;
 };
 
-// What forward keeps for backward: the outputs below the last layer, and a tape for each layer and direction.
+// The outputs below the last layer, and a tape for each layer and direction.
+template <class Real>
+struct Layers {
+  std::vector<Buffer<Real>> inner;
+  std::vector<std::unique_ptr<Tape<Real>>> tapes;
+};
+
+// What forward keeps for backward.
 struct Kept {
   Kept() = default;
   Kept(Kept&&) = default;  // and no copies
@@ -49,8 +63,7 @@ struct Kept {
   bool batch_first = false;
   std::size_t steps = 0, rows = 0;
   std::shared_ptr<const Pieces> pieces;
-  std::vector<Buffer> inner;
-  std::vector<std::unique_ptr<Tape>> tapes;
+  std::variant<Layers<float>, Layers<double>> layers;
 };
 
 // `given` are x, the initial states if there are any, and the weights, layer by layer. With the interpreter's lock
@@ -80,7 +93,9 @@ class Stack {
 
  private:
   struct Call;
+  template <class Real>
   struct Outputs;
+  template <class Real>
   struct Derivative;
 
   std::size_t states() const { return layers_[0].states(); }
@@ -90,17 +105,27 @@ class Stack {
 
   std::optional<Call> read(Objects given, bool batch_first, const Pieces* pieces) const;
   bool holds(Objects given, const Call& call) const;
-  bool read_gradients(const Call& call, Objects gradients, Derivative& to) const;
-  nanobind::tuple make_gradients(const Call& call, Objects given, Objects wanted, Derivative& to) const;
+  template <class Real>
+  nanobind::tuple forward_of(Objects given, const Call& call, Kept kept, Keep keep, std::size_t threads) const;
+  template <class Real>
+  nanobind::object backward_of(const Kept& kept, Objects saved, Objects wanted, Objects gradients, const Call& call,
+                               std::size_t threads) const;
+  template <class Real>
+  bool read_gradients(const Call& call, Objects gradients, Derivative<Real>& to) const;
+  template <class Real>
+  nanobind::tuple make_gradients(const Call& call, Objects given, Objects wanted, Derivative<Real>& to) const;
 
-  Sequence sequence(const Call& call, std::size_t number, const Kept& kept, float* y) const;
-  template <class Float>
-  void states_of(const Call& call, std::size_t number, Float* const* states, Float** to) const;
-  template <class Float, class From>
-  void weights_of(std::size_t number, From from, Float** to) const;
-  void run(const Call& call, const Outputs& outputs, Keep keep, std::size_t threads, Kept& kept,
+  template <class Real>
+  Sequence<Real> sequence(const Call& call, std::size_t number, const Layers<Real>& kept, Real* y) const;
+  template <class Real>
+  void states_of(const Call& call, std::size_t number, Real* const* states, Real** to) const;
+  template <class Real, class From>
+  void weights_of(std::size_t number, From from, Real** to) const;
+  template <class Real>
+  void run(const Call& call, const Outputs<Real>& outputs, Keep keep, std::size_t threads, Layers<Real>& kept,
            Interrupt& interrupt) const;
-  void run_back(const Call& call, const Kept& kept, const Derivative& derivative, std::size_t threads,
+  template <class Real>
+  void run_back(const Call& call, const Layers<Real>& kept, const Derivative<Real>& derivative, std::size_t threads,
                 Interrupt& interrupt) const;
 
   std::shared_ptr<const Torch> torch_;

@@ -1,5 +1,4 @@
-// The table of one instruction set's functions.
-#include "kernels.h"
+// The table of one instruction set's functions for one type.
 #include "layout.h"
 #include "math.h"
 
@@ -8,7 +7,7 @@ namespace GATEWISE_ISA {
 namespace {
 
 template <Floats (*kFunction)(Floats)>
-void apply(const float* from, float* to, std::size_t count) {
+void apply(const Real* from, Real* to, std::size_t count) {
   for (std::size_t i = 0; i < count; i += kWidth) {
     const std::size_t lanes = count - i < kWidth ? count - i : kWidth;
     store_some(to + i, kFunction(load_some(from + i, lanes)), lanes);
@@ -17,11 +16,9 @@ void apply(const float* from, float* to, std::size_t count) {
 
 }  // namespace
 
-void pack_forward(const Layer&, const Weights&, float*, std::size_t, std::size_t);
-void halve(const Layer&, const float*, Bfloat*);
-void widen(const Layer&, const Bfloat*, float*);
-void pack_backward(const Layer&, const Weights&, bool, float*, std::size_t, std::size_t);
-void unpack(const Layer&, const float*, const float*, std::size_t, float* const*, std::size_t, std::size_t);
+void pack_forward(const Layer&, const Weights&, Real*, std::size_t, std::size_t);
+void pack_backward(const Layer&, const Weights&, bool, Real*, std::size_t, std::size_t);
+void unpack(const Layer&, const Real*, const Real*, std::size_t, Real* const*, std::size_t, std::size_t);
 void forward(const Job&);
 void backward(const BackwardJob&);
 void reduce(const ReduceJob&);
@@ -56,22 +53,18 @@ Sizes sizes(const Layer& layer, const Sequence& sequence) {
 
 }  // namespace
 
+extern const Halving halving;
 extern const Dense dense;
 extern const Kernels kernels;
-#define GATEWISE_STRING(name) #name
-#define GATEWISE_NAME(name) GATEWISE_STRING(name)
-const Kernels kernels = {GATEWISE_NAME(GATEWISE_ISA),
-                         sizes,
-                         pack_forward,
-                         halve,
-                         widen,
-                         pack_backward,
-                         forward,
-                         backward,
-                         reduce,
-                         unpack,
-                         {apply<exp<Floats>>, apply<sigmoid<Floats>>, apply<tanh<Floats>>},
-                         &dense};
+const Kernels kernels = {
+    sizes,    pack_forward, pack_backward, forward,
+    backward, reduce,       unpack,        {apply<exp<Floats>>, apply<sigmoid<Floats>>, apply<tanh<Floats>>},
+#if defined(GATEWISE_DOUBLE)
+    nullptr,  nullptr
+#else
+    &halving, &dense
+#endif
+};
 
 }  // namespace GATEWISE_ISA
 }  // namespace gatewise

@@ -37,6 +37,9 @@ std::int64_t number(nb::handle name, nb::handle self) {
   return value;
 }
 
+// Of an element, in whole bytes.
+std::size_t size_of(const View& view) { return view.dtype.bits < 8 ? 1 : view.dtype.bits / 8; }
+
 nb::object interned(const char* name) { return nb::steal(PyUnicode_InternFromString(name)); }
 
 }  // namespace
@@ -79,6 +82,7 @@ Torch::Torch(Exchange exchange, nb::tuple kinds, std::size_t kept, nb::object em
       parameter_(kinds[1]),
       empty_(std::move(empty)),
       dense_(std::move(dense)),
+      dtype_(interned("dtype")),
       is_neg_(interned("is_neg")),
       nbytes_(interned("nbytes")),
       new_(interned("new")),
@@ -86,7 +90,7 @@ Torch::Torch(Exchange exchange, nb::tuple kinds, std::size_t kept, nb::object em
       requires_grad_(interned("requires_grad")),
       storage_(interned("untyped_storage")) {}
 
-bool Torch::read(nb::handle tensor, View& to, nb::dlpack::dtype dtype) const {
+bool Torch::read(nb::handle tensor, View& to) const {
   const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
   if (type != tensor_.ptr() && type != parameter_.ptr()) return false;
   nb::dlpack::dltensor found;
@@ -95,8 +99,9 @@ bool Torch::read(nb::handle tensor, View& to, nb::dlpack::dtype dtype) const {
     PyErr_Clear();
     return false;
   }
-  if (found.device.device_type != kCpu || found.dtype != dtype || found.ndim < 0) return false;
+  if (found.device.device_type != kCpu || found.ndim < 0) return false;
   if (found.ndim > static_cast<std::int32_t>(kMaxDims)) return false;
+  to.dtype = found.dtype;
   to.shape = {};
   to.shape.dims = static_cast<std::size_t>(found.ndim);
   for (std::size_t i = 0; i < to.shape.dims; ++i) {
@@ -105,13 +110,13 @@ bool Torch::read(nb::handle tensor, View& to, nb::dlpack::dtype dtype) const {
   }
   const auto address = reinterpret_cast<std::uintptr_t>(found.data) + found.byte_offset;
   to.address = reinterpret_cast<void*>(address);
-  return found.data && address % (dtype.bits / 8) == 0;
+  return found.data && address % size_of(to) == 0;
 }
 
-bool Torch::holds(nb::handle tensor, const View& view, nb::dlpack::dtype dtype) const {
+bool Torch::holds(nb::handle tensor, const View& view) const {
   if (called(is_neg_, tensor).ptr() != Py_False) return false;
   const std::int64_t end = number(offset_, tensor) + view.extent();
-  return end * (dtype.bits / 8) <= number(nbytes_, called(storage_, tensor));
+  return end * static_cast<std::int64_t>(size_of(view)) <= number(nbytes_, called(storage_, tensor));
 }
 
 bool Torch::requires_grad(nb::handle tensor) const { return nb::getattr(tensor, requires_grad_).ptr() == Py_True; }
@@ -131,19 +136,19 @@ nb::object Torch::empty(nb::handle like, const Shape& shape, View& to) const {
   } else {
     nb::list sizes;
     for (std::size_t i = 0; i < shape.dims; ++i) sizes.append(shape.size[i]);
-    made = empty_(sizes);
+    made = empty_(sizes, nb::getattr(like, dtype_));
   }
   if (!read(made, to) || to.shape != shape || !to.contiguous()) throw std::runtime_error("torch made another tensor.");
   return made;
 }
 
-nb::object Torch::dense(nb::handle tensor, const Shape& shape, View& to) const {
+nb::object Torch::dense(nb::handle tensor, const Shape& shape, nb::dlpack::dtype dtype, View& to) const {
   nb::object own = nb::borrow(tensor);
   if (!read(own, to) || !to.contiguous() || !holds(own, to)) {
     own = dense_(own);
     if (!read(own, to) || !to.contiguous()) return {};
   }
-  return to.shape == shape ? own : nb::object();
+  return to.shape == shape && to.dtype == dtype ? own : nb::object();
 }
 
 }  // namespace gatewise

@@ -26,17 +26,23 @@ struct Shape {
   std::size_t count() const;
 };
 
-constexpr nanobind::dlpack::dtype kFloat32{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Float), 32, 1};
+template <class Real>
+constexpr nanobind::dlpack::dtype kFloat{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Float),
+                                         8 * sizeof(Real), 1};
 constexpr nanobind::dlpack::dtype kInt64{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Int), 64, 1};
 constexpr nanobind::dlpack::dtype kBool{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Bool), 8, 1};
 
 // A tensor where it lies; strides in elements. It holds for as long as its tensor lives and is not changed.
 struct View {
   void* address = nullptr;
+  nanobind::dlpack::dtype dtype;
   Shape shape;
   std::int64_t stride[kMaxDims] = {};
 
-  float* data() const { return static_cast<float*>(address); }
+  template <class T>
+  T* data() const {
+    return static_cast<T*>(address);
+  }
   bool contiguous() const;
   // From the first element to the end of the last.
   std::int64_t extent() const;
@@ -52,16 +58,16 @@ class Torch {
   static std::unique_ptr<Torch> make(nanobind::handle exchange, nanobind::tuple kinds, std::size_t kept,
                                      nanobind::object empty, nanobind::object dense);
 
-  // Whether this is a tensor of the dtype on the CPU, of at most kMaxDims dimensions, at an address that it may have.
-  bool read(nanobind::handle tensor, View& to, nanobind::dlpack::dtype dtype = kFloat32) const;
+  // Whether this is a tensor on the CPU, of at most kMaxDims dimensions, at an address that it may have.
+  bool read(nanobind::handle tensor, View& to) const;
   // Whether the values of a tensor that was read are what its memory holds, and all of it is there: a storage may have
   // been made smaller than the tensors in it.
-  bool holds(nanobind::handle tensor, const View& view, nanobind::dlpack::dtype dtype = kFloat32) const;
+  bool holds(nanobind::handle tensor, const View& view) const;
   bool requires_grad(nanobind::handle tensor) const;
-  // A tensor that is not initialised; `like` is one that was read.
+  // A tensor that is not initialised, of the dtype of `like`, which was read.
   nanobind::object empty(nanobind::handle like, const Shape& shape, View& to) const;
   // The tensor or a copy of it, contiguous; null if it has another shape or dtype.
-  nanobind::object dense(nanobind::handle tensor, const Shape& shape, View& to) const;
+  nanobind::object dense(nanobind::handle tensor, const Shape& shape, nanobind::dlpack::dtype dtype, View& to) const;
 
  private:
   Torch(Exchange exchange, nanobind::tuple kinds, std::size_t kept, nanobind::object empty, nanobind::object dense);
@@ -69,7 +75,7 @@ class Torch {
   Exchange exchange_;
   std::size_t kept_;
   nanobind::object tensor_, parameter_, empty_, dense_;
-  nanobind::object is_neg_, nbytes_, new_, offset_, requires_grad_, storage_;
+  nanobind::object dtype_, is_neg_, nbytes_, new_, offset_, requires_grad_, storage_;
 };
 
 }  // namespace gatewise

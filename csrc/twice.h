@@ -38,11 +38,11 @@ GATEWISE_TWICE(>>)
 #undef GATEWISE_TWICE
 
 template <class V>
-[[gnu::always_inline]] inline Twice<V> operator-(float x, Twice<V> y) {
+[[gnu::always_inline]] inline Twice<V> operator-(Real x, Twice<V> y) {
   return {x - y.a, x - y.b};
 }
 template <class V>
-[[gnu::always_inline]] inline Twice<V> operator/(float x, Twice<V> y) {
+[[gnu::always_inline]] inline Twice<V> operator/(Real x, Twice<V> y) {
   return {x / y.a, x / y.b};
 }
 template <class V>
@@ -50,32 +50,32 @@ template <class V>
   return {-x.a, -x.b};
 }
 
-[[gnu::always_inline]] inline Floats fma(Floats x, Floats y, float z) { return fma(x, y, broadcast(z)); }
-[[gnu::always_inline]] inline Floats fma(Floats x, float y, Floats z) { return fma(x, broadcast(y), z); }
-[[gnu::always_inline]] inline Floats fma(Floats x, float y, float z) { return fma(x, broadcast(y), broadcast(z)); }
+[[gnu::always_inline]] inline Floats fma(Floats x, Floats y, Real z) { return fma(x, y, broadcast(z)); }
+[[gnu::always_inline]] inline Floats fma(Floats x, Real y, Floats z) { return fma(x, broadcast(y), z); }
+[[gnu::always_inline]] inline Floats fma(Floats x, Real y, Real z) { return fma(x, broadcast(y), broadcast(z)); }
 template <class V>
 [[gnu::always_inline]] inline Twice<V> fma(Twice<V> x, Twice<V> y, Twice<V> z) {
   return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)};
 }
 template <class V>
-[[gnu::always_inline]] inline Twice<V> fma(Twice<V> x, Twice<V> y, float z) {
+[[gnu::always_inline]] inline Twice<V> fma(Twice<V> x, Twice<V> y, Real z) {
   return {fma(x.a, y.a, z), fma(x.b, y.b, z)};
 }
 template <class V>
-[[gnu::always_inline]] inline Twice<V> fma(Twice<V> x, float y, Twice<V> z) {
+[[gnu::always_inline]] inline Twice<V> fma(Twice<V> x, Real y, Twice<V> z) {
   return {fma(x.a, y, z.a), fma(x.b, y, z.b)};
 }
 template <class V>
-[[gnu::always_inline]] inline Twice<V> fma(Twice<V> x, float y, float z) {
+[[gnu::always_inline]] inline Twice<V> fma(Twice<V> x, Real y, Real z) {
   return {fma(x.a, y, z), fma(x.b, y, z)};
 }
 
 template <class V>
-[[gnu::always_inline]] inline Twice<V> within(Twice<V> x, float low, float high) {
+[[gnu::always_inline]] inline Twice<V> within(Twice<V> x, Real low, Real high) {
   return {within(x.a, low, high), within(x.b, low, high)};
 }
 template <class V>
-[[gnu::always_inline]] inline Twice<V> at_most(Twice<V> x, float high) {
+[[gnu::always_inline]] inline Twice<V> at_most(Twice<V> x, Real high) {
   return {at_most(x.a, high), at_most(x.b, high)};
 }
 template <class V>
@@ -88,9 +88,9 @@ template <class V>
 }
 
 // x < bound ? y : z
-[[gnu::always_inline]] inline Floats below(Floats x, float bound, Floats y, Floats z) { return x < bound ? y : z; }
+[[gnu::always_inline]] inline Floats below(Floats x, Real bound, Floats y, Floats z) { return x < bound ? y : z; }
 template <class V>
-[[gnu::always_inline]] inline Twice<V> below(Twice<V> x, float bound, Twice<V> y, Twice<V> z) {
+[[gnu::always_inline]] inline Twice<V> below(Twice<V> x, Real bound, Twice<V> y, Twice<V> z) {
   return {below(x.a, bound, y.a, z.a), below(x.b, bound, y.b, z.b)};
 }
 

@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, dtype
 
 class Layer:
     """What a layer computes: csrc/layer.h."""
 
 class Tape:
     """What forward kept for backward."""
+
+class DoubleTape:
+    """The same of float64."""
 
 class Torch:
     """How torch's tensors are read and made: csrc/tensor.h."""
@@ -67,7 +70,7 @@ def torch(
     exchange: object,
     kinds: tuple[type[Tensor], type[Tensor]],
     kept: int,
-    empty: Callable[[Sequence[int]], Tensor],
+    empty: Callable[[Sequence[int], dtype], Tensor],
     dense: Callable[[Tensor], Tensor],
 ) -> Torch | None:
     """Read tensors of these two types through DLPack's exchange, a capsule; None if that is None or too new."""
@@ -102,6 +105,9 @@ def layer(
 def empty(count: int) -> NDArray[np.float32]:
     """Return floats that are not initialised, in memory that is kept and used again when the array goes."""
 
+def empty_double(count: int) -> NDArray[np.float64]:
+    """``empty`` of float64."""
+
 def forward(
     layer: Layer,
     weights: Sequence[int],
@@ -114,11 +120,25 @@ def forward(
     keep: str,
     threads: int,
 ) -> Tape | None:
-    """Run a layer in one direction: csrc/engine.h. 0 is no tensor; strides in floats; releases the GIL."""
+    """Run a layer in one direction: csrc/engine.h. 0 is no tensor; strides in elements; releases the GIL."""
+
+def forward_double(
+    layer: Layer,
+    weights: Sequence[int],
+    reverse: bool,
+    call: Sequence[int],
+    state: Sequence[int],
+    start: Sequence[int],
+    final: Sequence[int],
+    trace: Sequence[int],
+    keep: str,
+    threads: int,
+) -> DoubleTape | None:
+    """``forward`` of float64."""
 
 def backward(
     layer: Layer,
-    tape: Tape,
+    tape: Tape | DoubleTape,
     weights: Sequence[int],
     reverse: bool,
     call: Sequence[int],
@@ -132,10 +152,13 @@ def backward(
     dweights: Sequence[int],
     threads: int,
 ) -> None:
-    """Compute the gradients of ``forward``'s run: csrc/engine.h."""
+    """Compute the gradients of the run that kept the tape, of its type: csrc/engine.h."""
 
 def math(name: str, source: int, target: int, count: int, isa: str | None = None) -> None:
     """Apply exp, sigmoid or tanh to an array of float32."""
+
+def math_double(name: str, source: int, target: int, count: int, isa: str | None = None) -> None:
+    """``math`` of float64."""
 
 class Model:
     """A model's blocks: csrc/executor.h. Addresses are not checked; 0 is none."""

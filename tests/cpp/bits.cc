@@ -15,9 +15,9 @@
 #include "cases.h"
 #include "modes.h"
 
-#define GATEWISE_BUILT(name)    \
-  namespace gatewise::name {    \
-  extern const Kernels kernels; \
+#define GATEWISE_BUILT(name)           \
+  namespace gatewise::name {           \
+  extern const Kernels<float> kernels; \
   }
 #include "isas.inc"
 #undef GATEWISE_BUILT
@@ -28,10 +28,10 @@ using recorded::Outputs;
 
 namespace {
 
-std::string family(const Kernels& kernels) { return std::strcmp(kernels.isa, "baseline") ? "fused" : "baseline"; }
+std::string family(const InstructionSet& isa) { return std::strcmp(isa.name, "baseline") ? "fused" : "baseline"; }
 
 Outputs run(const Case& given, const Way& way) {
-  Outputs outputs(given, family(way.kernels));
+  Outputs outputs(given, family(way.isa));
   if (given.arrays.count("layer"))
     run_layer(given, way, outputs);
   else if (given.arrays.count("blocks"))
@@ -45,7 +45,7 @@ constexpr const char* kKeeps[] = {"nothing", "states", "all"};
 
 std::size_t report(const Case& given, const Way& way, const std::vector<std::string>& lines) {
   for (const std::string& line : lines)
-    std::printf("%s: %s (keeping %s, %zu threads): %s\n", way.kernels.isa, given.title.c_str(),
+    std::printf("%s: %s (keeping %s, %zu threads): %s\n", way.isa.name, given.title.c_str(),
                 kKeeps[static_cast<int>(way.keep)], way.threads, line.c_str());
   return lines.size();
 }
@@ -55,9 +55,9 @@ struct Counts {
 };
 
 // All threads treat the smallest numbers as the caller does, who finds its modes as they were.
-void check_modes(const Case& given, const Kernels& kernels, Counts& counts) {
+void check_modes(const Case& given, const InstructionSet& isa, Counts& counts) {
   const FlushToZero flush;
-  const Way alone = {kernels, Keep::kAll, 1}, team = {kernels, Keep::kAll, 3};
+  const Way alone = {isa, Keep::kAll, 1}, team = {isa, Keep::kAll, 3};
   const Outputs expected = run(given, alone);
   if (expected.differences().empty())
     counts.wrong += report(given, alone, {"flushing the smallest numbers changes nothing"});
@@ -66,27 +66,27 @@ void check_modes(const Case& given, const Kernels& kernels, Counts& counts) {
   if (!flush.stays()) counts.wrong += report(given, team, {"the caller's modes have changed"});
 }
 
-void check(const Case& given, const Kernels& kernels, Counts& counts) {
+void check(const Case& given, const InstructionSet& isa, Counts& counts) {
   for (const std::size_t threads : {1, 3})
     for (const Keep keep : {Keep::kNothing, Keep::kStates, Keep::kAll}) {
       if (keep != Keep::kNothing && !given.arrays.count("layer")) continue;
-      const Way way = {kernels, keep, threads};
+      const Way way = {isa, keep, threads};
       const Outputs outputs = run(given, way);
       counts.arrays += outputs.count();
       counts.wrong += report(given, way, outputs.differences());
     }
-  if (given.arrays.count("flushes")) check_modes(given, kernels, counts);
+  if (given.arrays.count("flushes")) check_modes(given, isa, counts);
 }
 
-bool check_all(const char* path, const Kernels& kernels) {
+bool check_all(const char* path, const InstructionSet& isa) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(std::string("cannot read ") + path + ".");
   const auto begin = std::chrono::steady_clock::now();
   std::size_t cases = 0;
   Counts counts;
-  for (Case given; recorded::read(file, given); ++cases) check(given, kernels, counts);
+  for (Case given; recorded::read(file, given); ++cases) check(given, isa, counts);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-  std::printf("%s: %zu of %zu arrays differ in %zu cases (%.1f s)\n", kernels.isa, counts.wrong, counts.arrays, cases,
+  std::printf("%s: %zu of %zu arrays differ in %zu cases (%.1f s)\n", isa.name, counts.wrong, counts.arrays, cases,
               seconds.count());
   std::fflush(stdout);
   return counts.arrays && !counts.wrong;
@@ -113,8 +113,8 @@ int main(int count, char** words) try {
   }
   bool good = true;
   if (count == 2)
-    for (const Kernels* kernels : available()) good &= check_all(words[1], *kernels);
-  for (int i = 2; i < count; ++i) good &= check_all(words[1], kernels_for(words[i]));
+    for (const InstructionSet& isa : available()) good &= check_all(words[1], isa);
+  for (int i = 2; i < count; ++i) good &= check_all(words[1], isa_named(words[i]));
   return good ? 0 : 1;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "bits: %s\n", error.what());

@@ -3,13 +3,16 @@
 
 #include <cstddef>
 
+#include "dispatch.h"
 #include "engine.h"
 #include "recorded.h"
 
 struct Way {
-  const gatewise::Kernels& kernels;
+  const gatewise::InstructionSet& isa;
   gatewise::Keep keep;  // kNothing is forward alone, without traces
   std::size_t threads;
+
+  const gatewise::Kernels<float>& kernels() const { return isa.kernels<float>(); }
 };
 
 // "layer": a layer, in one or both directions of time, and its gradients.

@@ -59,11 +59,11 @@ class Direction {
     if (way.keep != Keep::kNothing)
       for (std::size_t i = 0; i < kTraces; ++i) s_.trace[i] = outputs_.out<float>(name("trace", i));
     Interrupt never;
-    tape_ = gatewise::forward(way.kernels, layer_, weights_, s_, way.keep, way.threads, never);
+    tape_ = gatewise::forward(way.kernels(), layer_, weights_, s_, way.keep, way.threads, never);
   }
 
   void backward(const Way& way, float* dx) {
-    Gradients g;
+    Gradients<float> g;
     g.dy = {given_.find<float>("cotangent y") + number_ * layer_.width(), stride(s_.rows * across_), stride(across_)};
     g.dx = {dx, stride(s_.rows * layer_.inputs), stride(layer_.inputs)};
     g.add_dx = number_ > 0;
@@ -88,9 +88,9 @@ class Direction {
   const std::size_t number_;
   const std::string own_;
   std::size_t across_ = 0;
-  Sequence s_;
+  Sequence<float> s_;
   const float* weights_[kWeightKinds] = {};
-  std::unique_ptr<Tape> tape_;
+  std::unique_ptr<Tape<float>> tape_;
 };
 
 }  // namespace

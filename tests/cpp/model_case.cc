@@ -11,7 +11,7 @@ using recorded::Outputs;
 
 namespace {
 
-std::unique_ptr<Block> read_block(const Kernels& kernels, std::istream& words) {
+std::unique_ptr<Block> read_block(const Kernels<float>& kernels, std::istream& words) {
   std::string kind;
   words >> kind;
   if (kind == "recurrent") {
@@ -83,7 +83,7 @@ void run_model(const Case& given, const Way& way, Outputs& outputs) {
   std::size_t blocks = 0, count = 0;
   words >> blocks;
   while (blocks--) {
-    auto block = read_block(way.kernels, words);
+    auto block = read_block(way.kernels(), words);
     words >> count;
     for (std::size_t i = 0; i < count; ++i)
       weights.push_back(given.find<float>("weight." + std::to_string(weights.size())));
@@ -103,7 +103,7 @@ void run_model(const Case& given, const Way& way, Outputs& outputs) {
 
 void run_math(const Case& given, const Way& way, Outputs& outputs) {
   const float* const x = given.find<float>("x");
-  const MathArrays& math = way.kernels.math;
+  const MathArrays& math = way.kernels().math;
   math.exp(x, outputs.out<float>("exp"), given.at("x").count());
   math.sigmoid(x, outputs.out<float>("sigmoid"), given.at("x").count());
   math.tanh(x, outputs.out<float>("tanh"), given.at("x").count());

@@ -48,16 +48,16 @@ def has_memory(gradients: Sequence[Tensor | None]) -> bool:
     return True
 
 
-def check_unchanged(given: Sequence[Tensor], shapes: Sequence[torch.Size]) -> None:
+def check_unchanged(given: Sequence[Tensor], shapes: Sequence[torch.Size], dtype: torch.dtype) -> None:
     """Refuse saved tensors that have been given another shape or dtype, of which autograd takes no notice.
 
     Raises:
         ShapeError: one has.
     """
     for tensor, shape in zip(given, shapes, strict=True):
-        if tensor.shape != shape or tensor.dtype is not torch.float32:
+        if tensor.shape != shape or tensor.dtype is not dtype:
             raise ShapeError(
-                f"a tensor of shape {list(shape)} and dtype torch.float32 that backward needs has become "
+                f"a tensor of shape {list(shape)} and dtype {dtype} that backward needs has become "
                 f"{list(tensor.shape)} and {tensor.dtype} since the forward call."
             )
 

@@ -1,4 +1,4 @@
-"""The short way to the native engine: plain float32 tensors in an eager call, and nothing asked for but y and states.
+"""The short way to the native engine: plain tensors in an eager call, and nothing asked for but y and states.
 
 The checks, the description of the call and the choice of a backend in ``layer`` take longer than a small call's
 arithmetic. Here a module's layers are described once, the core itself reads torch's tensors and checks what may have

@@ -24,7 +24,6 @@ from gatewise.runtime.layers import described
 NARROW = frozenset({torch.float16, torch.bfloat16})
 """The dtypes that are computed in float32."""
 
-_FLOAT = 4
 _GATES = ("i", "f", "o", "g")
 _STATES = ("h", "c", "n", "m")
 
@@ -67,6 +66,7 @@ class _Layer(torch.autograd.Function):
         ctx.call = call._replace(x=None, directions=(), lengths=lengths, reset=reset)
         ctx.rows = rows_of(call)
         ctx.shapes = [run.result.y.shape, *(tensor.shape for tensor in given)]
+        ctx.dtype = run.result.y.dtype
         ctx.tapes = run.tapes
         ctx.save_for_backward(run.result.y, *given)
         return tuple(flat(run.result))
@@ -81,7 +81,7 @@ class _Layer(torch.autograd.Function):
                 return flat(reference(assembled(inputs, ctx.rows, ctx.call), None))
 
             return None, *by_reference(again, given, wanted, gradients)
-        check_unchanged([y, *given], ctx.shapes)
+        check_unchanged([y, *given], ctx.shapes, ctx.dtype)
         call = assembled(given, ctx.rows, ctx.call)
         if None in ctx.tapes:
             run = _run(call._replace(trace=False), None, keep="all")
@@ -102,10 +102,11 @@ def _run(call: Call, out: Tensor | None, keep: str) -> _Run:
     tapes: list[Any] = []
     sizes = over_time(call.x, call.directions[0].state, call.directions[0].weights, variant)
     names = traced_names(variant) if call.trace else ()
+    run = _native.forward_double if call.x.dtype is torch.float64 else _native.forward
     for number, direction in enumerate(inputs.directions):
         final = tuple(torch.empty_like(part) for part in direction.state)
         trace = {name: call.x.new_empty(sizes[name]) for name in names}
-        tape = _native.forward(
+        tape = run(
             inputs.layer,
             direction.weights,
             direction.reverse,
@@ -222,15 +223,15 @@ def _series(tensor: Tensor | None, column: int) -> tuple[int, int, int]:
     """The address of a [T, B, ·] tensor's column, and its strides."""
     if tensor is None:
         return 0, 0, 0
-    return tensor.data_ptr() + column * _FLOAT, tensor.stride(0), tensor.stride(1)
+    return tensor.data_ptr() + column * tensor.element_size(), tensor.stride(0), tensor.stride(1)
 
 
 def _outputs(x: Tensor, width: int) -> Tensor:
     """Return an uninitialised [T, B, width] in the memory order of x, so that batch-major input gives the same."""
     steps, rows, _ = x.shape
     if x.stride(1) > x.stride(0):
-        return empty((rows, steps, width)).transpose(0, 1)
-    return empty((steps, rows, width))
+        return empty((rows, steps, width), x.dtype).transpose(0, 1)
+    return empty((steps, rows, width), x.dtype)
 
 
 KEPT = 1 << 16
@@ -239,12 +240,13 @@ KEPT = 1 << 16
 _CPU = torch.device("cpu")
 
 
-def empty(shape: Sequence[int]) -> Tensor:
-    """Return an uninitialised float32 tensor, whatever torch's defaults are; torch cannot resize a large one."""
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised tensor, whatever torch's defaults are; torch cannot resize a large one."""
     count = math.prod(shape)
     if count < KEPT or torch.are_deterministic_algorithms_enabled():
-        return torch.empty(shape, dtype=torch.float32, device=_CPU)
-    return torch.from_numpy(_native.empty(count)).view(shape)
+        return torch.empty(shape, dtype=dtype, device=_CPU)
+    made = _native.empty_double(count) if dtype is torch.float64 else _native.empty(count)
+    return torch.from_numpy(made).view(shape)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         for backend in (
             Backend(
                 "native",
-                dtypes=frozenset({torch.float16, torch.bfloat16, torch.float32}),
+                dtypes=_FLOATS,
                 devices=frozenset({"cpu"}),
                 stopped_by=frozenset(
                     {

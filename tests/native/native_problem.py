@@ -73,6 +73,11 @@ class Problem:
         )
         return replace(self, x=change("x", self.x), directions=directions)
 
+    def to(self, dtype: torch.dtype) -> "Problem":
+        """The same numbers as another dtype."""
+        cast = self.map(lambda _, tensor: tensor.to(dtype))
+        return replace(cast, cotangents={name: value.to(dtype) for name, value in self.cotangents.items()})
+
     def rows(self, which: list[int]) -> "Problem":
         """The same call with these rows of the batch, in this order."""
 
@@ -103,9 +108,10 @@ class Problem:
         )
 
     def run(
-        self, backend: str = BACKEND, dtype: torch.dtype = torch.float32, *, trace: bool = True, **options: Any
+        self, backend: str = BACKEND, dtype: torch.dtype | None = None, *, trace: bool = True, **options: Any
     ) -> Outcome:
-        """Run it forward and backward, through all results at once."""
+        """Run it forward and backward, through all results at once, in its own dtype or another."""
+        dtype = dtype or self.x.dtype
         # Not cloned: whatever strides and memory a test has given them stay.
         cast = self.map(lambda name, tensor: tensor.detach().to(dtype).requires_grad_("noise" not in name))
         values = cast.forward(backend, trace=trace, **options)
@@ -152,6 +158,7 @@ def draw(  # noqa: PLR0917 - the field's letters in their order
     start: bool = False,
     noise: tuple[Literal["recurrent", "h", "c", "expected"], ...] = (),
     seed: int = 0,
+    dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> Problem:
     """Draw a problem.
@@ -168,6 +175,7 @@ def draw(  # noqa: PLR0917 - the field's letters in their order
         start: whether they restart from states that have a gradient.
         noise: the masks; "expected" is zoneout of h and c as in evaluation, one number at all places.
         seed: for another problem of the same shape.
+        dtype: float64 for the same numbers in float64.
         options: of the cell.
     """
     variant = row(cell, **options)
@@ -216,7 +224,7 @@ def draw(  # noqa: PLR0917 - the field's letters in their order
         cotangents |= {f"{n}.state.{name}": uniform(B, size) for name, size in sizes.items()}
         cotangents |= {f"{n}.trace.{name}": uniform(*shapes[name]) for name in traced_names(variant)}
     counts = None if lengths is None else torch.tensor(lengths, dtype=torch.int64)
-    return Problem(variant, x, directions, counts, restart, cotangents)
+    return Problem(variant, x, directions, counts, restart, cotangents).to(dtype)
 
 
 @cache
@@ -232,6 +240,7 @@ def singles(problem: Problem, *, neighbours: int | None = None, trace: bool = Tr
     Where rounding errors are multiplied, one run alone may be exact by luck; there it also runs with numbers moved to
     the next float32, three times if not told otherwise.
     """
+    problem = problem.to(torch.float32)
     times = 3 * multiplies(problem.variant) if neighbours is None else neighbours
     moved = [problem.map(_Neighbours(seed)) for seed in range(times)]
     return [given.run("reference", trace=trace) for given in (problem, *moved)]
@@ -293,8 +302,14 @@ def check_gradient(name: str, ours: Tensor, theirs: Tensor, off: float) -> None:
 
 
 def check_one(name: str, ours: Tensor, theirs: Tensor, bound: float) -> None:
+    """Hold a tensor to a bound for float32, or in float64 to what that is there.
+
+    Rounding errors are as many times smaller as the dtype's; twice that, for the truth is rounded as often.
+    """
     assert ours.shape == theirs.shape, name
-    assert ours.dtype == torch.float32, name
+    assert ours.dtype in {torch.float32, torch.float64}, name
+    if ours.dtype == torch.float64:
+        bound *= 2 * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
     off = error(ours, theirs)
     # Written so that a NaN fails.
     assert off <= bound, f"{name} is off by {off:.3g}, allowed is {bound:.3g}"
@@ -320,4 +335,4 @@ def check_same_bits(ours: Tensors, theirs: Tensors, names: Iterable[str] | None 
 
 
 def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.int32)
+    return tensor.contiguous().view(torch.int64 if tensor.element_size() == 8 else torch.int32)

@@ -89,6 +89,24 @@ def test_second_derivatives_are_the_references(cell: str, save: str):
     assert_exact(call, 5e-6)
 
 
+@each_save
+@each_cell
+@pytest.mark.usefixtures("isa")
+def test_gradients_are_finite_differences(cell: str, save: str):
+    """Of the engine itself, in float64: nothing here goes through the reference."""
+    layer = build(cell, save=save).double()
+    x, *state = draw(layer, torch.float64)
+    names, weights = zip(*layer.named_parameters(), strict=True)
+
+    def run(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(names, rest[len(state) :], strict=True))
+        call = (x, rest[: len(state)])
+        y, final = torch.func.functional_call(layer, given, call, {"lengths": LENGTHS, "reset": RESET})
+        return (y, *final)
+
+    assert torch.autograd.gradcheck(run, (x, *state, *weights), fast_mode=True)
+
+
 Run = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, tuple[Tensor, ...]]]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from native_problem import FUSED, Outcome, Problem, check_same_bits, draw
-from native_rows import EVERY, name_of
+from native_rows import EVERY, ROWS, name_of
 from torch import Tensor
 
 from gatewise import _native
@@ -16,6 +16,7 @@ from gatewise.spec import Cell
 
 T, B, D, H = 7, 19, 5, 20
 LENGTHS = (3, 7, 0, 7, 1, 5, 2, 6, 6, 4, 0, 7, 7, 3, 2, 5, 1, 4, 7)
+DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 EVERYTHING: dict[str, Any] = {"reset": "some", "start": True, "noise": ("recurrent", "h", "c")}
 
 CASES: list[tuple[str | Cell, dict[str, Any]]] = [
@@ -26,6 +27,14 @@ CASES: list[tuple[str | Cell, dict[str, Any]]] = [
     ("fgr", EVERYTHING),
     ("rnn", EVERYTHING),
     ("slstm", {"clip": 0.8, "reset": "some", "start": True}),
+    ("lstm", DOUBLE),
+    ("peephole", DOUBLE),
+    (ROWS[1], DOUBLE),
+    ("rnn", {**EVERYTHING, **DOUBLE}),
+    ("fgr", {**EVERYTHING, **DOUBLE}),
+    ("lstm", {"proj_size": 7, "nonrecurrent_proj_size": 3, "clip": 0.8, **EVERYTHING, **DOUBLE}),
+    ("cifg", {"layer_norm": True, "proj_size": 17, **EVERYTHING, **DOUBLE}),
+    ("slstm", {"clip": 0.8, "reset": "some", "start": True, **DOUBLE}),
 ]
 
 
@@ -179,7 +188,7 @@ def test_instruction_sets_that_fuse(cell: str | Cell, wanted: dict[str, Any], hi
 
 def _wide(v: Tensor) -> Tensor:
     """A part of a larger tensor, with NaN around."""
-    wide = torch.full((*(n + 2 for n in v.shape[:-1]), v.shape[-1] + 5), torch.nan)
+    wide = torch.full((*(n + 2 for n in v.shape[:-1]), v.shape[-1] + 5), torch.nan, dtype=v.dtype)
     part = wide[tuple(slice(1, n + 1) for n in v.shape)]
     return part.copy_(v)
 

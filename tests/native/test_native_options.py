@@ -90,6 +90,7 @@ ROWS = [
 ]
 WAYS: list[Way] = ["forward", "backward", "both"]
 DRAWN = [(cell, wanted, WAYS[n % 3]) for n, (cell, wanted) in enumerate(ROWS)]
+DRAWN += [(cell, {**wanted, "dtype": torch.float64}, way) for cell, wanted, way in DRAWN[::5]]
 
 
 def show(value: object) -> str:

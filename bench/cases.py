@@ -38,6 +38,7 @@ class Problem:
         lengths: whether rows have lengths, uniform in 1..T.
         reset: whether a hundredth of the steps restarts.
         save: what our forward keeps for the backward, "all" or "states".
+        dtype: of everything.
     """
 
     B: int
@@ -51,6 +52,7 @@ class Problem:
     lengths: bool = False
     reset: bool = False
     save: str = "all"
+    dtype: Literal["float32", "float64"] = "float32"
 
     @property
     def variant(self) -> Variant:
@@ -58,7 +60,7 @@ class Problem:
 
     @property
     def plain(self) -> "Problem":
-        """The vanilla cell at this shape, every row in full length."""
+        """The vanilla cell at this shape in float32, every row in full length."""
         return Problem(self.B, self.T, self.D, self.H, self.training)
 
     @property
@@ -76,6 +78,7 @@ class Problem:
         words = ["train" if self.training else "infer", f"{self.B},{self.T},{self.D},{self.H}"]
         words += [self.cell] if self.cell != "lstm" else []
         words += [f"proj={self.proj}"] if self.proj else []
+        words += [self.dtype] if self.dtype != "float32" else []
         words += [name.replace("_", "-") for name in ("layer_norm", "lengths", "reset") if getattr(self, name)]
         return " ".join(words + ([f"save={self.save}"] if self.save != "all" else []))
 
@@ -209,7 +212,15 @@ def _memory() -> Iterable[Case]:
                 yield Case(problem, ("torch",), here, threads=(1,), memory=True)
 
 
-CASES = (*_vanilla(), *_cells(), *_options(), *_memory())
+def _doubles() -> Iterable[Case]:
+    for H in (32, 64, 128, 256):
+        for B in (1, 32):
+            for training in (False, True):
+                problem = Problem(B, 50, H, H, training, dtype="float64")
+                yield Case(problem, ("torch",), "quick" if H == 64 and training else "standard")
+
+
+CASES = (*_vanilla(), *_cells(), *_options(), *_doubles(), *_memory())
 
 
 def cases(suite: Suite) -> list[Case]:

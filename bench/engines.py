@@ -38,8 +38,8 @@ class Engine(Protocol):
 class Head:
     """What stands around the layer in a model."""
 
-    def __init__(self, width: int):
-        self.linear = nn.Linear(width, 8)
+    def __init__(self, width: int, dtype: torch.dtype = torch.float32):
+        self.linear = nn.Linear(width, 8, dtype=dtype)
 
     def loss(self, y: Tensor) -> Tensor:
         return (self.linear(y) - 0.1).square().mean()
@@ -68,10 +68,9 @@ class TorchEngine:
             x = packed.data
             self._gy = pack_padded_sequence(data.gy, data.lengths, enforce_sorted=False).data
         self.x = x.detach().clone().requires_grad_(problem.training)
-        self._head = Head(data.gy.shape[-1]) if data.gy.dtype == torch.float32 else None
+        self._head = Head(data.gy.shape[-1], data.gy.dtype)
 
     def step(self) -> float:
-        assert self._head is not None
         if not self._training:
             with torch.no_grad():
                 start = perf_counter()

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from time import perf_counter, process_time, sleep
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -96,14 +97,15 @@ def medians(turns: Sequence[Turn]) -> dict[str, float]:
 
 
 class Check:
-    """Whether results are equal: within float32's rounding of the peer's, or else as exact as torch's own.
+    """Whether results are equal: within the dtype's rounding of the peer's, or else as exact as torch's own.
 
     Args:
-        own: computes the results of torch's own operators in float32.
+        own: computes the results of torch's own operators in the problem's dtype.
         truth: computes them in float64. Both are called only if needed.
     """
 
-    CLOSE = 1e-6
+    # By dtype. In float64 the truth is as inexact as the peer, so there this decides.
+    CLOSE: Mapping[torch.dtype, float] = MappingProxyType({torch.float32: 1e-6, torch.float64: 1e-14})
     FACTOR = 2
     # A peer's rounding is its own affair; but it must compute the same thing.
     SAME = 1e-3
@@ -123,7 +125,7 @@ class Check:
     def _differing(self, name: str, ours: Results, theirs: Results) -> str:
         if ours[name].shape != theirs[name].shape:
             return f"{name} is {list(ours[name].shape)}, the peer's {list(theirs[name].shape)}"
-        if _distance(ours, theirs, name) <= self.CLOSE * max(1.0, _size(theirs, name)):
+        if _distance(ours, theirs, name) <= self.CLOSE[ours[name].dtype] * max(1.0, _size(theirs, name)):
             return ""
         own, truth = self._own(), self._truth()
         error, bound = _distance(ours, truth, name), self.FACTOR * _distance(own, truth, name)

@@ -46,7 +46,8 @@ def draw(problem: Problem) -> Data:
         lengths[0] = T  # a padded batch is as long as its longest row
     if problem.reset:
         reset = torch.rand(T, B, generator=generator) < 0.01
-    return Data(x, weights, lengths, reset, gy)
+    data = Data(x, weights, lengths, reset, gy)
+    return data.double() if problem.dtype == "float64" else data
 
 
 def operations(problem: Problem, data: Data) -> int:

@@ -270,6 +270,16 @@ GROUPS = (
         (Target("every shape", 2.5),),
     ),
     Group(
+        "float64, H ≤ 256",
+        "torch",
+        ("torch",),
+        lambda row: row.problem.dtype == "float64",
+        (
+            Target("inference", 1.8, lambda row: not row.problem.training),
+            Target("training step", 1.8, lambda row: row.problem.training),
+        ),
+    ),
+    Group(
         "reset mask, 1 % of steps",
         "ours with none",
         ("plain",),

@@ -26,21 +26,22 @@ struct GateRow {
   bool operator==(const GateRow&) const = default;
 };
 
-// A row of the cell table, with the peepholes that are switched on.
+// A row of the cell table, with the peepholes that are switched on. Kernels use these functions: if one of them were
+// not inlined, the linker could give all callers a copy with a kernel's instructions (make test-old-cpus).
 struct Row {
   Update update = Update::kAdditive;
   GateRow gates[kGates];
   Squash output = Squash::kTanh;
   bool operator==(const Row&) const = default;
 
-  constexpr bool learned(Gate gate) const { return gates[gate].kind == Kind::kLearned; }
+  [[gnu::always_inline]] constexpr bool learned(Gate gate) const { return gates[gate].kind == Kind::kLearned; }
   // Where a learned gate lies among the learned ones of a block.
-  constexpr std::size_t slot(Gate gate) const {
+  [[gnu::always_inline]] constexpr std::size_t slot(Gate gate) const {
     std::size_t before = 0;
     for (std::size_t g = 0; g < gate; ++g) before += gates[g].kind == Kind::kLearned;
     return before;
   }
-  constexpr std::size_t learned_count() const { return slot(kG) + learned(kG); }
+  [[gnu::always_inline]] constexpr std::size_t learned_count() const { return slot(kG) + learned(kG); }
 };
 
 // The states a cell carries: h; c; for the exponential update n and m.

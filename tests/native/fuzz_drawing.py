@@ -1,0 +1,159 @@
+"""What the fuzzer of the engine draws from a seed, and how its results are compared."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from native_problem import Tensors, check_same_bits
+from torch import Tensor
+
+T = TypeVar("T")
+Values = Callable[[torch.dtype, int], Tensors]
+"""What the reference gives in a dtype, with every second number moved to a neighbour unless the number is 0."""
+
+SMALL, PEERS = 1e-6, 8
+
+
+class UnstableError(Exception):
+    """The reference in float32 has no digits left, so that there is nothing to compare with."""
+
+
+class Draw(random.Random):
+    """Draws from a seed, and notes what was drawn for the one who must understand a failure.
+
+    Args:
+        seed: of the case.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.noted: dict[str, Any] = {}
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def note(self, **facts: Any) -> None:
+        """Remember facts of the case."""
+        self.noted |= facts
+
+    def flag(self, probability: float = 0.5) -> bool:
+        return self.random() < probability
+
+    def size(self, most: int) -> int:
+        """A size from 1 on: small, around the width of vectors and tiles, or any."""
+        drawn = self.choice([self.randint(1, 5), self.choice([7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 65]), most + 1])
+        return drawn if drawn <= most else self.randint(1, most)
+
+    def some(self, items: Sequence[T], probability: float = 0.7) -> list[T]:
+        """At least one of these, if there are any, in their order."""
+        found = [item for item in items if self.flag(probability)]
+        return found or ([self.choice(items)] if items else [])
+
+    def uniform_tensor(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator) * 2 - 1
+
+    def lengths(self, rows: int, steps: int) -> list[int] | None:
+        """None, all lengths, or many rows of one or no length."""
+        if self.flag(0.4):
+            return None
+        few = [0, steps, self.randint(0, steps)]
+        return [self.choice(few) if self.flag() else self.randint(0, steps) for _ in range(rows)]
+
+    def reset(self, steps: int, rows: int) -> Tensor | None:
+        if self.flag(0.5):
+            return None
+        rate = self.choice([0.0, 0.1, 0.5, 1.0])
+        return torch.rand(steps, rows, generator=self.generator) < rate
+
+    def layout(self, tensor: Tensor) -> Tensor:
+        """A view with these values: its axes in any order in memory, steps between elements, an offset, or as it is.
+
+        What lies between is NaN, or true.
+        """
+        if self.flag(0.4):
+            return tensor
+        axes = list(range(tensor.dim()))
+        order = self.sample(axes, len(axes))
+        steps = [self.choice([1, 1, 1, 2, 3]) for _ in order]
+        offset = self.choice([0, 0, 1, 3, 5])
+        moved = tensor.permute(order)
+        between: float = math.nan if tensor.is_floating_point() else True
+        memory = torch.full((offset + moved.numel() * math.prod(steps),), between, dtype=tensor.dtype)
+        wide = memory[offset:].view([n * step for n, step in zip(moved.shape, steps, strict=True)])
+        view = wide[tuple(slice(None, None, step) for step in steps)]
+        view.copy_(moved)
+        return view.permute([order.index(axis) for axis in axes])
+
+    def expanded(self, tensor: Tensor) -> Tensor:
+        """One axis of stride 0, or the tensor as it is."""
+        axes = [axis for axis, size in enumerate(tensor.shape[:-1]) if size > 1]
+        if not axes or self.flag(0.9):
+            return tensor
+        return tensor.narrow(self.choice(axes), 0, 1).expand(tensor.shape)
+
+    def given_lengths(self, lengths: list[int] | None) -> Any:
+        """Lengths as callers have them: a list, or a tensor of any whole dtype and layout."""
+        if lengths is None or self.flag(0.3):
+            return lengths
+        kinds = [torch.int64, torch.int64, torch.int32, torch.int16]
+        return self.layout(torch.tensor(lengths, dtype=self.choice(kinds)))
+
+
+class Neighbours:
+    """Moves every second number to the next float above or below: errors of rounding, seen from outside."""
+
+    def __init__(self, seed: int):
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        draws = torch.randint(4, tensor.shape, generator=self._generator)
+        up, down = (torch.nextafter(tensor, torch.full((), end, dtype=tensor.dtype)) for end in (math.inf, -math.inf))
+        return torch.where(draws == 0, up, torch.where(draws == 1, down, tensor))
+
+
+def compare(ours: Tensors, values: Values, factor: float) -> None:
+    """Hold the engine's results to the reference.
+
+    Within 1e-6 × max(1, max|float64|); else within ``factor`` times the largest error that the reference itself has in
+    float32 over several runs, on the numbers as they are and moved to their neighbours.
+
+    Args:
+        ours: results by name.
+        values: the reference.
+        factor: 2, or 3 where rounding errors are multiplied.
+
+    Raises:
+        AssertionError: a result is farther off, or of another shape.
+        UnstableError: a result is farther off than 1e-6, but the reference has less than three digits there.
+    """
+    truth = values(torch.float64, 0)
+    assert ours.keys() == truth.keys(), (ours.keys(), truth.keys())
+    for name, value in ours.items():
+        assert value.shape == truth[name].shape, f"{name}: {value.shape}, not {truth[name].shape}"
+    far = {name: off(value, truth[name]) for name, value in ours.items()}
+    far = {name: found for name, found in far.items() if not found <= SMALL * scale(truth[name])}
+    if not far:
+        return
+    peers = [values(torch.float32, seed) for seed in range(1 + PEERS)]
+    for name, found in far.items():
+        worst = max(off(peer[name], truth[name]) for peer in peers)
+        if not worst <= 1e-3 * scale(truth[name]):
+            raise UnstableError(name)
+        assert found <= factor * worst, f"{name} is off by {found:.3g}, allowed is {factor * worst:.3g}"
+
+
+def scale(truth: Tensor) -> float:
+    return max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
+
+
+def off(value: Tensor, truth: Tensor) -> float:
+    """The largest difference; a NaN if there is one."""
+    return (value.double() - truth).abs().max().item() if truth.numel() else 0.0
+
+
+def same_bits(what: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Refuse results that differ in a bit; ``what`` says what should not have made a difference."""
+    try:
+        check_same_bits(dict(ours), dict(theirs))
+    except AssertionError as error:
+        raise AssertionError(f"{what}: {error}") from None

@@ -8,6 +8,8 @@ namespace GATEWISE_ISA {
 
 void BackwardGroup::take(BackwardRows& rows, Scratch& scratch) {
   rows.staged = scratch.take((layer_.plain_states() - 1) * plane());
+  // Stays so where there is no cell state, and is not read.
+  rows.c_old = rows.staged, rows.old_block = rows.old_plane = 0;
   rows.dm = scratch.take(layer_.projected ? plane() : 0);
   rows.carry = scratch.take(sequence_.h_mask ? layout_.dh.vectors * kVectorStride : 0);
   rows.dx = scratch.take(layout_.dx.vectors * kVectorStride);

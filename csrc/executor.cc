@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 namespace gatewise {
 namespace {
@@ -15,11 +16,11 @@ void clear_past_ends(const Flow& flow, std::size_t width, float* y) {
 }  // namespace
 
 void Executor::add(std::unique_ptr<Block> block, std::size_t weights) {
-  std::size_t state = 0;
-  for (const std::size_t width : block->state_widths()) state += width;
+  std::vector<std::size_t> widths = block->state_widths();
+  const std::size_t state = std::accumulate(widths.begin(), widths.end(), std::size_t{0});
   widest_ = std::max(widest_, block->output_width());
   largest_step_ = std::max(largest_step_, block->step_scratch());
-  places_.push_back({std::move(block), weights, packed_size_, state_size_});
+  places_.push_back({std::move(block), weights, packed_size_, state_size_, std::move(widths)});
   packed_size_ += aligned(places_.back().block->packed_size());
   state_size_ += state;
 }
@@ -38,12 +39,12 @@ void Executor::pack(const std::vector<const float*>& weights, float* packed) con
   }
 }
 
-// Calls use(values, width) for each state of a slot.
+// Calls use(values, width) for each state of a slot. Allocates nothing.
 template <class Use>
 void Executor::each_state(const States& states, std::size_t slot, Use use) const {
   float* at = states.data;
   for (const Place& place : places_)
-    for (const std::size_t width : place.block->state_widths()) {
+    for (const std::size_t width : place.widths) {
       use(at + slot * width, width);
       at += states.capacity * width;
     }
@@ -53,8 +54,7 @@ void Executor::begin(const float* packed, const States& states, std::size_t slot
   std::vector<float> values(state_size_);
   for (const Place& place : places_)
     if (const float* start = place.block->start(packed + place.packed)) {
-      std::size_t count = 0;
-      for (const std::size_t width : place.block->state_widths()) count += width;
+      const std::size_t count = std::accumulate(place.widths.begin(), place.widths.end(), std::size_t{0});
       std::copy_n(start, count, values.begin() + static_cast<std::ptrdiff_t>(place.state));
     }
   write(states, slot, values.data());

@@ -132,6 +132,7 @@ class Executor {
     std::unique_ptr<Block> block;
     std::size_t weights;        // how many it has
     std::size_t packed, state;  // where its part begins
+    std::vector<std::size_t> widths;
   };
   template <class Use>
   void each_state(const States& states, std::size_t slot, Use use) const;

@@ -1,18 +1,18 @@
 #include "runtime.h"
 
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "array.h"
+#include "casters.h"
 #include "dispatch.h"
 #include "executor.h"
 #include "python.h"
@@ -117,6 +117,11 @@ void Model::run(std::size_t steps, std::size_t rows, Address x, Address tokens, 
 constexpr std::size_t kLongStep = std::size_t{1} << 20;
 constexpr std::size_t kBurst = 1024;
 
+// A model without states has no bytes, and a vector of none no address.
+void copy_state(const nb::bytes& from, std::vector<float>& to) {
+  if (!to.empty()) std::memcpy(to.data(), from.data(), from.size());
+}
+
 // One stream.
 class Stream {
  public:
@@ -182,7 +187,7 @@ class Stream {
   void write(const nb::bytes& from) {
     if (from.size() != executor_.state_size() * sizeof(float)) throw std::invalid_argument("a state of another size.");
     std::vector<float> values(executor_.state_size());
-    std::memcpy(values.data(), from.data(), from.size());
+    copy_state(from, values);
     const std::lock_guard<std::mutex> lock(mutex_);
     executor_.write(states(), 0, values.data());
   }
@@ -302,7 +307,16 @@ class Pool {
       of.slots = checked.data();
       // A step is short, and half of one would leave some streams ahead of others.
       interrupt.poll = nullptr;
-      executor_.run(packed_, std::move(flow), of, to.data<float>(), {threads_, &interrupt});
+      const std::size_t state_size = executor_.state_size();
+      const Buffer before(std::max(rows * state_size, std::size_t{1}));
+      for (std::size_t i = 0; i < rows; ++i) executor_.read(states(), checked[i], before.data() + i * state_size);
+      try {
+        executor_.run(packed_, std::move(flow), of, to.data<float>(), {threads_, &interrupt});
+      } catch (const std::bad_alloc&) {
+        // The first blocks have stepped, the others have not.
+        for (std::size_t i = 0; i < rows; ++i) executor_.write(states(), checked[i], before.data() + i * state_size);
+        throw;
+      }
     });
     return wrong;
   }
@@ -330,7 +344,7 @@ class Pool {
     if (state->size() != executor_.state_size() * sizeof(float))
       throw std::invalid_argument("a state of another size.");
     std::vector<float> values(executor_.state_size());
-    std::memcpy(values.data(), state->data(), state->size());
+    copy_state(*state, values);
     return values;
   }
 

@@ -99,8 +99,8 @@ Shape Stack::state_shape(const Call& call, std::size_t state) const {
   return step_ ? Shape{call.rows, size} : Shape{layers_.size(), call.rows, size};
 }
 
-std::shared_ptr<const Pieces> Stack::cut(nb::handle lengths, nb::handle reset, bool batch_first) const {
-  auto pieces = std::make_shared<Pieces>();
+std::unique_ptr<Pieces> Stack::cut(nb::handle lengths, nb::handle reset, bool batch_first) const {
+  auto pieces = std::make_unique<Pieces>();
   View view;
   if (!lengths.is_none()) {
     if (!torch_->read(lengths, view) || view.dtype != kInt64 || !torch_->holds(lengths, view)) return nullptr;

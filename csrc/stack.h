@@ -76,7 +76,7 @@ class Stack {
         std::vector<std::size_t> places, nanobind::tuple names, const std::vector<std::vector<std::size_t>>& shapes);
 
   // Lengths, int64 [B], and resets, bool laid out as the call, each or None; null if they cannot be read.
-  std::shared_ptr<const Pieces> cut(nanobind::handle lengths, nanobind::handle reset, bool batch_first) const;
+  std::unique_ptr<Pieces> cut(nanobind::handle lengths, nanobind::handle reset, bool batch_first) const;
 
   // The tensors of a call and whether one requires a gradient; or None if the call does not fit: a tensor is missing,
   // or the engine cannot read it as it is.

@@ -9,9 +9,10 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <mutex>
+#include <new>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -85,10 +86,13 @@ using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 #if defined(__linux__)
 // Notes the OpenMP runtimes among the loaded libraries; the loader is locked meanwhile, so they are opened afterwards.
-int note(dl_phdr_info* info, std::size_t, void* names) {
+// No exception may pass the loader: returns 1, and looks no further, without memory.
+int note(dl_phdr_info* info, std::size_t, void* names) try {
   if (info->dlpi_name && std::strstr(info->dlpi_name, "libgomp"))
     static_cast<std::vector<std::string>*>(names)->emplace_back(info->dlpi_name);
   return 0;
+} catch (const std::bad_alloc&) {
+  return 1;
 }
 
 void* parallel_of(const std::string& library) {
@@ -99,7 +103,7 @@ void* parallel_of(const std::string& library) {
 // torch's runtime if there are several.
 void* find_parallel() {
   std::vector<std::string> names;
-  dl_iterate_phdr(note, &names);
+  if (dl_iterate_phdr(note, &names) != 0) throw std::bad_alloc();
   std::stable_sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {
     return a.find("torch") != std::string::npos && b.find("torch") == std::string::npos;
   });
@@ -165,7 +169,7 @@ class OwnTeam {
     while (size_ < size) {
       try {
         std::thread([this] { serve(); }).detach();
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {  // no thread, or no memory for one: there are fewer then
         return;
       }
       ++size_;

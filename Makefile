@@ -6,8 +6,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.txt
 NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/* tests/cpp/*)
 
-.PHONY: demo test lint types imports unit format fuzz wheels clean
-.PHONY: test-arm arm-tools test-old-cpus old-cpus-tools bench-quick bench bench-full bench-runtime bench-training
+.PHONY: demo test lint types imports unit format fuzz fuzz-engine sanitized sanitize sanitize-threads leaks wheels
+.PHONY: test-arm arm-tools test-old-cpus old-cpus-tools clean
+.PHONY: bench-quick bench bench-full bench-runtime bench-training
 
 demo: $(VENV)/installed
 	$(PY) examples/co2/demo.py
@@ -84,6 +85,30 @@ fuzz: $(VENV)/installed
 	$(PIP) atheris==3.0.0
 	$(PY) tests/format/fuzz_readers.py model $(FUZZ_SECONDS) build/fuzz
 	$(PY) tests/format/fuzz_readers.py state $(FUZZ_SECONDS) build/fuzz
+
+# Random calls of the engine beside the reference, from the first case of the day on or from FUZZ_SEED.
+FUZZ_SEED ?=
+fuzz-engine: $(VENV)/installed
+	$(PY) tests/native/fuzz_engine.py --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED))
+
+# The core with sanitizers, in a folder of its own, and the native tests on it; the engine's threads in plain C++; and
+# what 100,000 calls leave behind. docs/testing.md has the times.
+sanitized: $(VENV)/installed
+	$(VENV)/bin/cmake -S . -B build/sanitize -G Ninja -DPython_EXECUTABLE="$(CURDIR)/$(PY)" \
+		-DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(VENV)/bin/ninja" -DGATEWISE_WIDE=ON -DGATEWISE_SANITIZE=address,undefined
+	$(VENV)/bin/cmake --build build/sanitize
+
+sanitize: sanitized
+	tests/sanitized/run -m pytest -q -p left_out tests/native tests/contract tests/runtime
+
+sanitize-threads: $(VENV)/tools
+	$(VENV)/bin/cmake -S tests/cpp -B build/threads -G Ninja \
+		-DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(VENV)/bin/ninja" -DGATEWISE_SANITIZE=thread
+	$(VENV)/bin/cmake --build build/threads --target races
+	TSAN_OPTIONS=halt_on_error=1 build/threads/races
+
+leaks: $(VENV)/installed
+	$(PY) tests/native/leaking_calls.py 100000
 
 # dist/ with the sdist and the wheel of each of these Pythons, checked and tested; Linux only. cibuildwheel reads its
 # configuration, which other machines build by.

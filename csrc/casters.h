@@ -35,12 +35,13 @@ struct type_caster<std::vector<Entry>> {
 
   operator Value() const {
     Value values;
-    const Py_ssize_t count = PySequence_Fast_GET_SIZE(source_.ptr());
+    // Not the faster macros, which the stable ABI has not.
+    const Py_ssize_t count = PySequence_Size(source_.ptr());
     values.reserve(static_cast<std::size_t>(count));
     for (Py_ssize_t i = 0; i < count; ++i) {
       Caster caster;
-      if (!caster.from_python(PySequence_Fast_GET_ITEM(source_.ptr(), i), 0, nullptr) ||
-          !caster.template can_cast<Entry>())
+      const object item = steal(PySequence_GetItem(source_.ptr(), i));
+      if (!item.is_valid() || !caster.from_python(item, 0, nullptr) || !caster.template can_cast<Entry>())
         throw type_error("an item of a list is of another type.");
       values.push_back(caster.operator cast_t<Entry>());
     }

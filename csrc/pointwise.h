@@ -114,9 +114,10 @@ constexpr GateRow kLinearG{Kind::kLearned, Squash::kIdentity, Peep::kNone};
 constexpr GateRow kWideG{Kind::kLearned, Squash::kWideSigmoid, Peep::kNone};
 
 constexpr Row kRows[] = {
-    {Update::kAdditive, {kSigmoid, kSigmoid, kSigmoid, kTanhG}, Squash::kTanh},             // lstm, np
+    {Update::kAdditive, {kSigmoid, kSigmoid, kSigmoid, kTanhG}, Squash::kTanh},   // lstm, np
+    {Update::kAdditive, {kBefore, kCoupledGate, kAfter, kTanhG}, Squash::kTanh},  // cifg
+#if !defined(GATEWISE_FEW_ROWS)
     {Update::kAdditive, {kBefore, kBefore, kAfter, kTanhG}, Squash::kTanh},                 // peephole
-    {Update::kAdditive, {kBefore, kCoupledGate, kAfter, kTanhG}, Squash::kTanh},            // cifg
     {Update::kAdditive, {kSigmoid, kCoupledGate, kSigmoid, kTanhG}, Squash::kTanh},         // cifg without peepholes
     {Update::kAdditive, {kOpenGate, kBefore, kAfter, kTanhG}, Squash::kTanh},               // nig
     {Update::kAdditive, {kBefore, kOpenGate, kAfter, kTanhG}, Squash::kTanh},               // nfg
@@ -124,6 +125,7 @@ constexpr Row kRows[] = {
     {Update::kAdditive, {kBefore, kBefore, kAfter, kLinearG}, Squash::kTanh},               // niaf
     {Update::kAdditive, {kBefore, kBefore, kAfter, kTanhG}, Squash::kIdentity},             // noaf
     {Update::kAdditive, {kSigmoid, kOpenGate, kSigmoid, kWideG}, Squash::kCentredSigmoid},  // lstm-1997
+#endif
 };
 
 }  // namespace GATEWISE_ISA

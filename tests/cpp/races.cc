@@ -1,0 +1,205 @@
+// Threads that call the engine at the same time, for the thread sanitizer (`make sanitize-threads`): forward, backward
+// on a tape they share, calls from within calls, interrupts, and the kept memory. All results have the bits of one
+// thread alone.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "dispatch.h"
+#include "engine.h"
+#include "team.h"
+
+using namespace gatewise;
+
+namespace {
+
+constexpr std::size_t T = 9, B = 41, D = 24, H = 40;
+constexpr std::size_t kCallers = 4;
+
+void expect(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "not so: %s\n", what);
+  std::exit(1);
+}
+
+std::vector<float> uniform(std::size_t count, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::uniform_real_distribution<float> draw(-0.4f, 0.4f);
+  std::vector<float> values(count);
+  for (float& value : values) value = draw(generator);
+  return values;
+}
+
+Layer lstm() {
+  Layer layer;
+  layer.inputs = D;
+  layer.hidden = H;
+  const GateRow sigmoid = {Kind::kLearned, Squash::kSigmoid, Peep::kNone};
+  layer.row = {Update::kAdditive, {sigmoid, sigmoid, sigmoid, sigmoid}, Squash::kTanh};
+  layer.row.gates[kG].squash = Squash::kTanh;
+  const Gate order[] = {kI, kF, kG, kO};
+  for (std::uint8_t i = 0; i < kGates; ++i) layer.order[order[i]] = i;
+  return layer;
+}
+
+const Layer kLayer = lstm();
+const std::vector<float> kX = uniform(T * B * D, 1), kDy = uniform(T * B * H, 2);
+const std::vector<float> kWeightX = uniform(4 * H * D, 3), kWeightH = uniform(4 * H * H, 4), kBias = uniform(4 * H, 5);
+
+// One caller's call, and what it writes.
+struct Call {
+  std::vector<float> y = std::vector<float>(T * B * H), dx = std::vector<float>(T * B * D);
+  std::vector<float> dweight_x = std::vector<float>(4 * H * D), dweight_h = std::vector<float>(4 * H * H);
+  Weights weights = {};
+  Sequence<float> sequence;
+  std::vector<std::int64_t> lengths;
+
+  explicit Call(bool ragged) {
+    weights[kWeightIh] = kWeightX.data();
+    weights[kWeightHh] = kWeightH.data();
+    weights[kBiasIh] = weights[kBiasHh] = kBias.data();
+    sequence.steps = T;
+    sequence.rows = B;
+    sequence.x = {kX.data(), B * D, D};
+    sequence.y = {y.data(), B * H, H};
+    if (!ragged) return;
+    for (std::size_t b = 0; b < B; ++b) lengths.push_back(static_cast<std::int64_t>(b * 7 % (T + 1)));
+    sequence.lengths = lengths.data();
+  }
+
+  std::unique_ptr<Tape<float>> run(const Kernels<float>& kernels, Keep keep, std::size_t threads,
+                                   Interrupt& interrupt) {
+    return forward(kernels, kLayer, weights, sequence, keep, threads, interrupt);
+  }
+  void run_back(Tape<float>& tape, std::size_t threads, Interrupt& interrupt) {
+    Gradients<float> gradients;
+    gradients.dy = {kDy.data(), B * H, H};
+    gradients.dx = {dx.data(), B * D, D};
+    gradients.dweights[kWeightIh] = dweight_x.data();
+    gradients.dweights[kWeightHh] = dweight_h.data();
+    backward(kLayer, weights, sequence, gradients, tape, threads, interrupt);
+  }
+  bool same(const Call& other) const {
+    return y == other.y && dx == other.dx && dweight_x == other.dweight_x && dweight_h == other.dweight_h;
+  }
+};
+
+std::unique_ptr<Call> alone(bool ragged) {
+  auto call = std::make_unique<Call>(ragged);
+  Interrupt interrupt;
+  const auto tape = call->run(isa_in_use().kernels<float>(), Keep::kAll, 1, interrupt);
+  call->run_back(*tape, 1, interrupt);
+  return call;
+}
+
+template <class Work>
+void at_once(Work work) {
+  std::vector<std::thread> callers;
+  for (std::size_t i = 0; i < kCallers; ++i) callers.emplace_back(work, i);
+  for (std::thread& caller : callers) caller.join();
+}
+
+void separate_calls(const Call& even, const Call& ragged, int rounds) {
+  at_once([&](std::size_t number) {
+    for (int round = 0; round < rounds; ++round) {
+      const bool cut = (number + static_cast<std::size_t>(round)) % 2;
+      Call call(cut);
+      Interrupt interrupt;
+      const Keep keep = round % 3 ? Keep::kAll : Keep::kStates;
+      const std::size_t threads = 1 + (number + static_cast<std::size_t>(round)) % 4;
+      const auto tape = call.run(isa_in_use().kernels<float>(), keep, threads, interrupt);
+      call.run_back(*tape, threads, interrupt);
+      expect(call.same(cut ? ragged : even), "calls beside each other give the bits of one alone");
+    }
+  });
+}
+
+// One takes the window that forward kept, the others compute it again.
+void shared_tape(const Call& even, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    Call whole(false);
+    Interrupt interrupt;
+    const auto tape = whole.run(isa_in_use().kernels<float>(), Keep::kAll, 2, interrupt);
+    at_once([&](std::size_t number) {
+      Call own(false);
+      own.y = whole.y;
+      Interrupt none;
+      own.run_back(*tape, 1 + number % 3, none);
+      expect(own.same(even), "backward on a tape that is shared");
+    });
+  }
+}
+
+void nested_calls(const Call& even, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<int> right(6);
+    auto outer = [&](std::size_t, std::size_t part) {
+      Call call(false);
+      Interrupt interrupt;
+      const auto tape = call.run(isa_in_use().kernels<float>(), Keep::kAll, 3, interrupt);
+      call.run_back(*tape, 3, interrupt);
+      right[part] = call.same(even);
+    };
+    parallel(3, right.size(), outer);
+    for (const int each : right) expect(each, "calls from within the parts of another");
+  }
+}
+
+// Stopped by its own poll, and by another thread at any moment: either it is whole, or it says so.
+void interrupts(const Call& even, int rounds) {
+  for (int round = 0; round < rounds; ++round)
+    at_once([&](std::size_t number) {
+      Call call(false);
+      Interrupt interrupt;
+      interrupt.data = &interrupt;
+      interrupt.asked = {};
+      interrupt.poll = [](void* data) { static_cast<Interrupt*>(data)->stop = true; };
+      if (number % 2) interrupt.poll = [](void*) {};
+      std::thread other;
+      if (number % 2) other = std::thread([&] { interrupt.stop = true; });
+      bool stopped = false;
+      try {
+        const auto tape = call.run(isa_in_use().kernels<float>(), Keep::kAll, 3, interrupt);
+        call.run_back(*tape, 3, interrupt);
+      } catch (const Interrupted&) {
+        stopped = true;
+      }
+      if (other.joinable()) other.join();
+      expect(stopped || call.same(even), "a call that was not stopped is whole");
+      expect(stopped || number % 2, "a poll that says stop stops");
+    });
+}
+
+void kept_memory(int rounds) {
+  at_once([&](std::size_t number) {
+    std::vector<Buffer> held;
+    for (int round = 0; round < rounds; ++round) {
+      held.emplace_back(64 + 997 * ((static_cast<std::size_t>(round) + number) % 13));
+      std::memset(held.back().data(), static_cast<int>(number), 64);
+      if (held.size() > 5) held.erase(held.begin());
+    }
+  });
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int rounds = count > 1 ? std::atoi(arguments[1]) : 30;
+  keep_memory_across_forks();
+  watch_forks();
+  expect(!std::strcmp(team_name(), "own"), "the team is our own");
+  for (const InstructionSet& isa : available()) {
+    use_isa(isa);
+    const auto even = alone(false), ragged = alone(true);
+    separate_calls(*even, *ragged, rounds);
+    shared_tape(*even, rounds);
+    nested_calls(*even, rounds);
+    interrupts(*even, rounds);
+    kept_memory(rounds * 100);
+    std::printf("%s: no race and the same bits\n", isa.name);
+  }
+}

@@ -77,9 +77,9 @@ def test_a_gradient_of_a_mask_goes_past_native_and_torch_and_says_why():
 def test_two_obstacles_are_both_named():
     with pytest.raises(InputError, match=r": an argument is a tensor subclass, and the tensors have a dtype .*[.]$"):
         lstm(
-            X.double().as_subclass(Tagged),
-            (STATE[0].double(), STATE[1].double()),
-            Weights(WEIGHTS.weight_ih.double(), WEIGHTS.weight_hh.double()),
+            X.half().as_subclass(Tagged),
+            (STATE[0].half(), STATE[1].half()),
+            Weights(WEIGHTS.weight_ih.half(), WEIGHTS.weight_hh.half()),
             backend="native",
         )
 

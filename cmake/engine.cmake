@@ -26,7 +26,7 @@ set(csrc "${CMAKE_CURRENT_LIST_DIR}/../csrc")
 set(engine_options -ffp-contract=off -Wall -Wextra)
 
 add_library(gatewise_engine STATIC ${csrc}/blocks.cc ${csrc}/describe.cc ${csrc}/dispatch.cc ${csrc}/engine.cc
-            ${csrc}/executor.cc ${csrc}/memory.cc ${csrc}/recurrent.cc ${csrc}/schedule.cc ${csrc}/team.cc)
+            ${csrc}/executor.cc ${csrc}/members.cc ${csrc}/memory.cc ${csrc}/recurrent.cc ${csrc}/schedule.cc ${csrc}/team.cc)
 set_target_properties(gatewise_engine PROPERTIES POSITION_INDEPENDENT_CODE ON)
 target_compile_options(gatewise_engine PRIVATE ${engine_options})
 target_include_directories(gatewise_engine PUBLIC "${csrc}" "${CMAKE_CURRENT_BINARY_DIR}")
@@ -34,9 +34,9 @@ target_link_libraries(gatewise_engine PUBLIC ${CMAKE_DL_LIBS} Threads::Threads)
 
 # Compiles the kernels once more, as namespace `name` for float and `name`_double for double, and puts them last in the
 # list that dispatch.cc reads.
-set(kernels ${csrc}/backward.cc ${csrc}/backward_rows.cc ${csrc}/forward.cc ${csrc}/forward_norm.cc
-            ${csrc}/forward_once.cc ${csrc}/forward_rows.cc ${csrc}/pack.cc ${csrc}/pointwise_backward.cc
-            ${csrc}/pointwise_forward.cc ${csrc}/reduce.cc ${csrc}/table.cc)
+set(kernels ${csrc}/backward.cc ${csrc}/backward_rows.cc ${csrc}/backward_sums.cc ${csrc}/forward.cc
+            ${csrc}/forward_norm.cc ${csrc}/forward_once.cc ${csrc}/forward_rows.cc ${csrc}/pack.cc
+            ${csrc}/pointwise_backward.cc ${csrc}/pointwise_forward.cc ${csrc}/reduce.cc ${csrc}/table.cc)
 set(built "")
 function(gatewise_isa name)
   add_library(kernels_${name} OBJECT ${kernels} ${csrc}/dense.cc ${csrc}/halve.cc)

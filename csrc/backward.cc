@@ -75,9 +75,7 @@ void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stag
   at.dc = rows.dc + block * kVectorStride;
   at.plane = plane();
   for (const Gate gate : {kI, kF, kO, kG}) at.peep[gate] = job_.packed + layout_.peep_at(gate) + block * kWidth;
-  at.dbias = sums_of(rows, block);
-  at.dpeep = at.dbias + layout_.line;
-  if (!options_) return point_(layer_.row, at);
+  if (!options_) return point(rows, block, at, nullptr);
   BackwardExtras extras;
   extras.clips = layer_.clips;
   extras.keeps_pre = layer_.keeps_pre();
@@ -104,39 +102,8 @@ void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stag
     extras.c_bias = job_.packed + layout_.cell_gain_at(true) + block * kWidth;
     extras.hat = rows.hat + block * kVectorStride;
     extras.normalised = rows.normalised + block * kVectorStride;
-    extras.dgain = at.dpeep + kGates * kWidth + 2 * layout_.line;
-    extras.dshift = extras.dgain + kWidth;
   }
-  at.extras = &extras;
-  point_(layer_.row, at);
-}
-
-// From the gradients of the pre-activations to those of one of their two products, which take the normalised ones'
-// place. A step's share of a gain's gradient is summed over its rows first: one long sum would be less exact.
-void BackwardGroup::unnormalise(const BackwardRows& rows, bool recurrent) const {
-  const std::size_t line = layout_.line, stride = rows.active * line;
-  const Real* const dpre = gates_at(rows, job_.saved.gates);
-  Real* const normalised = gates_at(rows, recurrent ? job_.saved.norm_h : job_.saved.norm_x);
-  for (std::size_t block = 0; block < layout_.blocks; ++block) {
-    const Real* gain = job_.packed + layout_.gain_at(recurrent) + block * line;
-    Real* dgain = sums_of(rows, block) + line + kGates * kWidth + recurrent * line;
-    for (std::size_t v = 0; v < line; v += kWidth) {
-      Floats sum = {};
-      for (std::size_t at = block * stride + v; at < (block + 1) * stride; at += line) {
-        const Floats gradient = load(dpre + at);
-        sum = fma(gradient, load(normalised + at), sum);
-        store(rows.dnorm + at, gradient * load(gain + v));
-      }
-      store(dgain + v, load(dgain + v) + sum);
-    }
-  }
-  with_gates(layer_.gates(), [&](auto gates) {
-    for (std::size_t r = 0; r < rows.active; ++r) {
-      const Real* scale = job_.saved.scale + (rows.window + r) * 5;
-      const NormRow<gates()> row = {rows.dnorm + r * line, stride, layer_.hidden};
-      norm_backward(row, normalised + r * line, scale[recurrent], normalised + r * line);
-    }
-  });
+  point(rows, block, at, &extras);
 }
 
 // The gradients of the states before step s, and of x.

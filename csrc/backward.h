@@ -1,4 +1,5 @@
-// One group of chunks going back through time: backward.cc, with its rows in backward_rows.cc.
+// One group of chunks going back through time: backward.cc, with its rows in backward_rows.cc and what is summed over
+// them in backward_sums.cc.
 #pragma once
 
 #include "forward.h"
@@ -74,9 +75,12 @@ class BackwardGroup {
 
   void cell(BackwardRows& rows);
 
-  Real* sums_of(const BackwardRows& rows, std::size_t block) const {
-    return job_.sums + (rows.chunk->index * layout_.blocks + block) * layout_.sums(layer_);
+  Real* sums_of(const BackwardRows& rows, std::size_t block, std::size_t r = 0) const {
+    const std::size_t number = job_.by_row ? rows.chunk->row[r] : rows.chunk->index;
+    return job_.sums + (number * layout_.blocks + block) * layout_.sums(layer_);
   }
+
+  void point(const BackwardRows& rows, std::size_t block, BackwardBlock& at, BackwardExtras* extras) const;
 
   void cell_block(const BackwardRows& rows, std::size_t block, Stage stage) const;
 

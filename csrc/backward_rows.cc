@@ -152,16 +152,6 @@ void BackwardGroup::restart(const BackwardRows& rows, std::size_t r) const {
   }
 }
 
-void BackwardGroup::add_up(const BackwardRows& rows) const {
-  const std::size_t count = layout_.blocks * layout_.sums(layer_);
-  Real* const sums = job_.sums + rows.chunk->index * count;
-  Real* const totals = job_.totals + rows.chunk->index * count;
-  for (std::size_t i = 0; i < count; i += kWidth) {
-    store(totals + i, load(totals + i) + load(sums + i));
-    store(sums + i, Floats{});
-  }
-}
-
 void BackwardGroup::finish(const BackwardRows& rows) const {
   for (std::size_t state = 0; state < layer_.states(); ++state) {
     const std::size_t width = layer_.state_width(state);

@@ -16,6 +16,7 @@
 #include "describe.h"
 #include "dispatch.h"
 #include "engine.h"
+#include "members.h"
 #include "python.h"
 #include "runtime.h"
 #include "shared_sum.h"
@@ -66,6 +67,23 @@ Sequence<Real> make_sequence(bool reverse, const Addresses& call, const Addresse
   return s;
 }
 
+// `call` of the gradients: [dy, dy_time, dy_row, dx, dx_time, dx_row, add_dx].
+template <class Real>
+Gradients<Real> make_gradients(const Addresses& call, const Addresses& dfinal, const Addresses& dtrace,
+                               const Addresses& dstate, const Addresses& dstart, const Addresses& dweights) {
+  if (call.size() != 7) throw std::invalid_argument("a call of gradients is seven numbers.");
+  Gradients<Real> g;
+  g.dy = {at<const Real>(call[0]), static_cast<std::ptrdiff_t>(call[1]), static_cast<std::ptrdiff_t>(call[2])};
+  g.dx = {at<Real>(call[3]), static_cast<std::ptrdiff_t>(call[4]), static_cast<std::ptrdiff_t>(call[5])};
+  g.add_dx = call[6] != 0;
+  fill(g.dfinal, dfinal);
+  fill(g.dtrace, dtrace);
+  fill(g.dstate, dstate);
+  fill(g.dstart, dstart);
+  fill(g.dweights, dweights);
+  return g;
+}
+
 template <class Real>
 std::unique_ptr<Tape<Real>> run_forward(const Layer& layer, const Addresses& weights, bool reverse,
                                         const Addresses& call, const Addresses& state, const Addresses& start,
@@ -80,7 +98,6 @@ std::unique_ptr<Tape<Real>> run_forward(const Layer& layer, const Addresses& wei
       [&](Interrupt& interrupt) { return forward(kernels, layer, given, sequence, kept, threads, interrupt); });
 }
 
-// `call` of the gradients: [dy, dy_time, dy_row, dx, dx_time, dx_row, add_dx].
 template <class Real>
 void run_backward(const Layer& layer, Tape<Real>& tape, const Addresses& weights, bool reverse, const Addresses& call,
                   const Addresses& state, const Addresses& start, const Addresses& gradient_call,
@@ -89,19 +106,66 @@ void run_backward(const Layer& layer, Tape<Real>& tape, const Addresses& weights
   const Sequence<Real> sequence = make_sequence<Real>(reverse, call, state, start, {}, {});
   const Real* given[kWeightKinds] = {};
   fill(given, weights);
-  if (gradient_call.size() != 7) throw std::invalid_argument("a call of gradients is seven numbers.");
-  Gradients<Real> g;
-  g.dy = {at<const Real>(gradient_call[0]), static_cast<std::ptrdiff_t>(gradient_call[1]),
-          static_cast<std::ptrdiff_t>(gradient_call[2])};
-  g.dx = {at<Real>(gradient_call[3]), static_cast<std::ptrdiff_t>(gradient_call[4]),
-          static_cast<std::ptrdiff_t>(gradient_call[5])};
-  g.add_dx = gradient_call[6] != 0;
-  fill(g.dfinal, dfinal);
-  fill(g.dtrace, dtrace);
-  fill(g.dstate, dstate);
-  fill(g.dstart, dstart);
-  fill(g.dweights, dweights);
+  const Gradients<Real> g = make_gradients<Real>(gradient_call, dfinal, dtrace, dstate, dstart, dweights);
   interruptible([&](Interrupt& interrupt) { backward(layer, given, sequence, g, tape, threads, interrupt); });
+}
+
+// What forward keeps of each member of an ensemble.
+template <class Real>
+struct Tapes {
+  explicit Tapes(std::vector<std::unique_ptr<Tape<Real>>> kept) : each(std::move(kept)) {}
+  Tapes(Tapes&&) = default;  // and no copies
+  std::vector<std::unique_ptr<Tape<Real>>> each;
+};
+
+// Of an ensemble each list has all its numbers once more behind them: what is to be added from one member to the next.
+Addresses of_member(const Addresses& list, std::size_t member) {
+  const std::size_t count = list.size() / 2;
+  Addresses own(list.begin(), list.begin() + static_cast<std::ptrdiff_t>(count));
+  for (std::size_t i = 0; i < count; ++i) own[i] += member * list[count + i];
+  return own;
+}
+
+template <class Real>
+std::unique_ptr<Tapes<Real>> run_forward_members(const Layer& layer, std::size_t count, const Addresses& weights,
+                                                 bool reverse, const Addresses& call, const Addresses& state,
+                                                 const Addresses& start, const Addresses& final, const Addresses& trace,
+                                                 const std::string& keep, std::size_t threads) {
+  std::vector<Member<Real>> members(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    fill(members[i].weights, of_member(weights, i));
+    members[i].sequence = make_sequence<Real>(reverse, of_member(call, i), of_member(state, i), of_member(start, i),
+                                              of_member(final, i), of_member(trace, i));
+  }
+  const Keep kept = keep_named(keep);
+  const Kernels<Real>& kernels = isa_in_use().kernels<Real>();
+  return interruptible([&](Interrupt& interrupt) {
+    return std::make_unique<Tapes<Real>>(forward_members<Real>(kernels, layer, members, kept, threads, interrupt));
+  });
+}
+
+// `dweights_step`, in numbers, is from one sample to the next; with no samples rows are summed up (see Gradients).
+template <class Real>
+void run_backward_members(const Layer& layer, const Tapes<Real>& tapes, const Addresses& weights, bool reverse,
+                          const Addresses& call, const Addresses& state, const Addresses& start,
+                          const Addresses& gradient_call, const Addresses& dfinal, const Addresses& dtrace,
+                          const Addresses& dstate, const Addresses& dstart, const Addresses& dweights,
+                          std::size_t samples, const std::vector<std::ptrdiff_t>& dweights_step, std::size_t threads) {
+  std::vector<Member<Real>> members(tapes.each.size());
+  if (dweights_step.size() > kWeightKinds) throw std::invalid_argument("too many steps.");
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    Member<Real>& member = members[i];
+    fill(member.weights, of_member(weights, i));
+    member.sequence =
+        make_sequence<Real>(reverse, of_member(call, i), of_member(state, i), of_member(start, i), {}, {});
+    member.gradients = make_gradients<Real>(of_member(gradient_call, i), of_member(dfinal, i), of_member(dtrace, i),
+                                            of_member(dstate, i), of_member(dstart, i), of_member(dweights, i));
+    member.gradients.samples = samples;
+    std::copy(dweights_step.begin(), dweights_step.end(), member.gradients.dweights_step);
+    member.tape = tapes.each[i].get();
+    if (!member.tape) throw std::invalid_argument("nothing was kept.");
+  }
+  interruptible([&](Interrupt& interrupt) { backward_members<Real>(layer, members, threads, interrupt); });
 }
 
 // Numbers that are not initialised, in memory that is kept when they go.
@@ -150,6 +214,8 @@ NB_MODULE(_native, m) {
   nb::class_<Layer>(m, "Layer");
   nb::class_<Tape<float>>(m, "Tape");
   nb::class_<Tape<double>>(m, "DoubleTape");
+  nb::class_<Tapes<float>>(m, "Tapes");
+  nb::class_<Tapes<double>>(m, "DoubleTapes");
   m.def("layer", &make_layer, "inputs"_a, "hidden"_a, "update"_a, "gates"_a, "output"_a, "seen"_a, "bias"_a,
         "layer_norm"_a, "clip"_a.none(), "projected"_a, "beside"_a);
   m.def("empty", &empty<float>, "count"_a);
@@ -170,6 +236,10 @@ NB_MODULE(_native, m) {
   m.def("forward_double", &run_forward<double>);
   m.def("backward", &run_backward<float>);
   m.def("backward", &run_backward<double>);
+  m.def("forward_members", &run_forward_members<float>);
+  m.def("forward_members_double", &run_forward_members<double>);
+  m.def("backward_members", &run_backward_members<float>);
+  m.def("backward_members", &run_backward_members<double>);
   bind_runtime(m);
   bind_shared_sum(m);
 }

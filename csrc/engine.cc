@@ -40,10 +40,11 @@ class Backward {
     job_.saved = take_history(plan, history);
     // The same windows on every instruction set, whatever its padding: sums are formed window by window.
     const std::size_t padded = (plan.layer.hidden + 15) / 16 * 16 * plan.layer.gates();
-    const std::size_t row = plan.sequence.rows * padded * sizeof(Real);
+    // Those of a sample are the windows of a batch of one, so that its sums are too.
+    const std::size_t row = (samples() ? 1 : plan.sequence.rows) * padded * sizeof(Real);
     window_steps_ = std::clamp(kWindowBytes / std::max<std::size_t>(row, 1), std::size_t{1},
                                std::max<std::size_t>(plan.steps(), 1));
-    const std::size_t window_rows = recomputes_
+    const std::size_t window_rows = recomputes_ && !samples()
                                         ? std::min(plan.schedule.row_steps(), window_steps_ * plan.sequence.rows)
                                         : plan.schedule.row_steps();
     const auto own_window = [&](Scratch<Real>& scratch) { take_window(plan, window_rows, scratch, job_.saved); };
@@ -66,7 +67,7 @@ class Backward {
     };
     parallel(parts, parts, packing);
     if (!plan_.schedule.row_steps()) std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(Real));
-    std::memset(sums_, 0, 2 * chunks * sizes.sums * sizeof(Real));
+    std::memset(sums_, 0, 2 * sum_count() * sizes.sums * sizeof(Real));
     std::memset(zeros_, 0, zero_count() * sizeof(Real));
     std::size_t last = plan_.steps();
     bool begins = true;
@@ -76,6 +77,7 @@ class Backward {
       begins = false;
       last = first;
     } while (last);
+    if (samples()) return reduce_samples();
     auto unpack = [&](std::size_t, std::size_t part) {
       plan_.kernels.unpack(plan_.layer, dpacked_, totals_, chunks, gradients_.dweights, part, parts);
     };
@@ -83,6 +85,9 @@ class Backward {
   }
 
  private:
+  std::size_t samples() const { return gradients_.samples; }
+  std::size_t sum_count() const { return samples() ? plan_.sequence.rows : plan_.schedule.chunks().size(); }
+
   std::size_t zero_count() const {
     return std::max(plan_.layer.recurrent(), plan_.layer.seen_count * plan_.layer.hidden);
   }
@@ -93,9 +98,9 @@ class Backward {
     const std::size_t chunks = plan_.schedule.chunks().size();
     packed_ = scratch.take(sizes.packed_forward);
     packed_backward_ = scratch.take(sizes.packed_backward);
-    dpacked_ = scratch.take(sizes.packed_gradient);
-    sums_ = scratch.take(2 * chunks * sizes.sums);
-    totals_ = sums_ + chunks * sizes.sums;
+    dpacked_ = scratch.take(sizes.packed_gradient * (samples() ? plan_.threads : 1));
+    sums_ = scratch.take(2 * sum_count() * sizes.sums);
+    totals_ = sums_ + sum_count() * sizes.sums;
     zeros_ = scratch.take(zero_count());
     job_.state = scratch.take(chunks * sizes.state);
     job_.x_rows = scratch.template take<const Real*>(rows);
@@ -112,7 +117,7 @@ class Backward {
 
   // Steps first <= s < last: the gates again if they were not kept, the steps backward, the products for the weights.
   void window(std::size_t first, std::size_t last, bool begins) {
-    if (recomputes_) {
+    if (recomputes_ && !samples()) {
       std::ptrdiff_t base = 0;
       for (const Chunk& chunk : plan_.schedule.chunks()) {
         const std::size_t end = std::min(last, chunk.steps()), begin = std::min(first, end);
@@ -123,9 +128,16 @@ class Backward {
     auto steps = [&](std::size_t worker, std::size_t group) { go_back(worker, group, first, last, begins); };
     parallel(plan_.threads, plan_.groups.size(), steps, poll_);
     poll_.check();
-    if (wants_weights()) {
+    if (wants_weights() && !samples()) {
       const std::size_t parts = plan_.threads;
-      auto products = [&](std::size_t worker, std::size_t part) { reduce(worker, part, parts, first, last, begins); };
+      auto products = [&](std::size_t worker, std::size_t part) {
+        ReduceJob<Real> job = reduce_job(worker, first, last, begins);
+        job.first_block = plan_.sizes.blocks * part / parts;
+        job.last_block = plan_.sizes.blocks * (part + 1) / parts;
+        job.first_panel = plan_.sizes.panels * part / parts;
+        job.last_panel = plan_.sizes.panels * (part + 1) / parts;
+        plan_.kernels.reduce(job);
+      };
       parallel(plan_.threads, parts, products, poll_);
     }
     poll_.check();
@@ -154,12 +166,12 @@ class Backward {
     job.begins = begins;
     job.sums = sums_;
     job.totals = totals_;
+    job.by_row = samples() != 0;
     job.zeros = zeros_;
     plan_.kernels.backward(job);
   }
 
-  void reduce(std::size_t worker, std::size_t part, std::size_t parts, std::size_t first, std::size_t last,
-              bool begins) {
+  ReduceJob<Real> reduce_job(std::size_t worker, std::size_t first, std::size_t last, bool begins) const {
     ReduceJob<Real> job;
     job.layer = &plan_.layer;
     job.chunks = plan_.schedule.chunks().data();
@@ -176,11 +188,46 @@ class Backward {
     job.begins = begins;
     job.scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
     job.watch = poll_.watch();
-    job.first_block = plan_.sizes.blocks * part / parts;
-    job.last_block = plan_.sizes.blocks * (part + 1) / parts;
-    job.first_panel = plan_.sizes.panels * part / parts;
-    job.last_panel = plan_.sizes.panels * (part + 1) / parts;
-    plan_.kernels.reduce(job);
+    return job;
+  }
+
+  // The weights' gradients of each sample, in the windows and the order of a batch of its own.
+  void reduce_samples() {
+    if (!wants_weights()) return;
+    std::vector<RowPlace> rows(plan_.sequence.rows);
+    for (const Chunk& chunk : plan_.schedule.chunks())
+      for (std::size_t r = 0; r < chunk.rows; ++r) rows[chunk.row[r]] = {&chunk, r};
+    const std::size_t each = rows.size() / samples();
+    auto work = [&](std::size_t worker, std::size_t sample) {
+      reduce_sample(worker, sample, rows.data() + sample * each, each);
+    };
+    parallel(plan_.threads, samples(), work, poll_);
+    poll_.check();
+  }
+
+  void reduce_sample(std::size_t worker, std::size_t sample, const RowPlace* rows, std::size_t count) {
+    const Sizes& sizes = plan_.sizes;
+    Real* const dpacked = dpacked_ + worker * sizes.packed_gradient;
+    std::size_t last = 0;
+    for (std::size_t r = 0; r < count; ++r) last = std::max(last, rows[r].chunk->length[rows[r].row]);
+    if (!last) std::memset(dpacked, 0, sizes.packed_gradient * sizeof(Real));
+    for (bool begins = true; last; begins = false) {
+      const std::size_t first = (last - 1) / window_steps_ * window_steps_;
+      ReduceJob<Real> job = reduce_job(worker, first, last, begins);
+      job.rows = rows;
+      job.row_count = count;
+      job.dpacked = dpacked;
+      job.last_block = sizes.blocks;
+      job.last_panel = sizes.panels;
+      plan_.kernels.reduce(job);
+      last = first;
+    }
+    Real* dweights[kWeightKinds];
+    for (std::size_t kind = 0; kind < kWeightKinds; ++kind) {
+      dweights[kind] = gradients_.dweights[kind];
+      if (dweights[kind]) dweights[kind] += static_cast<std::ptrdiff_t>(sample) * gradients_.dweights_step[kind];
+    }
+    plan_.kernels.unpack(plan_.layer, dpacked, totals_ + sample * count * sizes.sums, count, dweights, 0, 1);
   }
 
   const Plan<Real>& plan_;

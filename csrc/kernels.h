@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <thread>
 
 #include "layer.h"
 #include "schedule.h"
@@ -15,6 +16,7 @@ namespace gatewise {
 struct Interrupt {
   void (*poll)(void*) = nullptr;  // may set stop
   void* data = nullptr;
+  std::thread::id caller = std::this_thread::get_id();
   std::atomic<bool> stop{false};
   std::chrono::steady_clock::time_point asked = std::chrono::steady_clock::now();
 };
@@ -87,6 +89,7 @@ struct BackwardJob : Job<Real> {
   // sums are more exact than a long one.
   Real* sums = nullptr;
   Real* totals = nullptr;
+  bool by_row = false;  // sums and totals are by the caller's row instead
   // By row-step of the window, written here for reduce: where x, h of the step before and the gates seen stand.
   const Real** x_rows = nullptr;
   const Real** h_rows = nullptr;
@@ -97,12 +100,21 @@ struct BackwardJob : Job<Real> {
   const Real* zeros = nullptr;  // as many as the widest state
 };
 
+// Where a row of the caller's is.
+struct RowPlace {
+  const Chunk* chunk;
+  std::size_t row;  // of the chunk
+};
+
 // The products of a window that give gradients of weights, for some blocks of packed weights.
 template <class Real>
 struct ReduceJob {
   const Layer* layer = nullptr;
   const Chunk* chunks = nullptr;
   std::size_t chunk_count = 0;
+  // Sums over these rows only, one after the other; or null for all, chunk by chunk and step by step.
+  const RowPlace* rows = nullptr;
+  std::size_t row_count = 0;
   const std::ptrdiff_t* place = nullptr;
   std::size_t first = 0, last = 0;
   Saved<Real> saved;

@@ -143,6 +143,9 @@ struct Sequence {
 
 // What backward is given and what it writes; null where nobody asks. dx is added to if add_dx, else written; padding of
 // dx becomes zero.
+//
+// With `samples`, rows are so many groups of equal size, one after the other, and each has gradients of the weights of
+// its own: dweights lie dweights_step apart.
 template <class Real>
 struct Gradients {
   Series<const Real> dy;
@@ -153,6 +156,8 @@ struct Gradients {
   Real* dstate[kMaxStates] = {};
   Real* dstart[kMaxStates] = {};
   Real* dweights[kWeightKinds] = {};
+  std::size_t samples = 0;  // or 0: gradients of the weights are sums over all rows
+  std::ptrdiff_t dweights_step[kWeightKinds] = {};
 };
 
 }  // namespace gatewise

@@ -124,8 +124,8 @@ void pack(const Plan<Real>& plan, const Weights<Real>& weights, Real* packed, bo
 // Only the thread that made the call may ask.
 class Poll {
  public:
-  explicit Poll(Interrupt& interrupt) : interrupt_(interrupt), caller_(std::this_thread::get_id()) {}
-  Watch watch() const { return {&interrupt_, interrupt_.poll && std::this_thread::get_id() == caller_}; }
+  explicit Poll(Interrupt& interrupt) : interrupt_(interrupt) {}
+  Watch watch() const { return {&interrupt_, interrupt_.poll && std::this_thread::get_id() == interrupt_.caller}; }
   // For a caller that waits for other threads.
   void operator()() const { watch().stopped(); }
   void check() const {
@@ -134,7 +134,6 @@ class Poll {
 
  private:
   Interrupt& interrupt_;
-  const std::thread::id caller_;
 };
 
 template <class Real>

@@ -70,23 +70,36 @@ class Reduction {
   void each_bite(Use use) {
     std::size_t count = 0;
     begins_ = job_.begins;
-    for (std::size_t k = 0; k < job_.chunk_count; ++k) {
+    each_row_step([&](std::size_t window, std::size_t r, std::size_t active) {
+      bite_[count++] = {window + r, window * layout_.blocks + r, active};
+      if (count < kBite) return true;
+      use(count);
+      begins_ = false;
+      count = 0;
+      return !job_.watch.stopped();
+    });
+    if (count) use(count);
+  }
+
+  // Calls use(the window's number of the first row of a step, which row, how many there are) while it returns true.
+  template <class Use>
+  void each_row_step(Use use) const {
+    const auto at = [&](const Chunk& chunk, std::size_t s) {
+      return static_cast<std::size_t>(job_.place[chunk.index] + static_cast<std::ptrdiff_t>(chunk.offset(s)));
+    };
+    for (std::size_t k = 0; !job_.rows && k < job_.chunk_count; ++k) {
       const Chunk& chunk = job_.chunks[k];
       for (std::size_t s = job_.first; s < job_.last && s < chunk.steps(); ++s) {
-        const auto offset = static_cast<std::ptrdiff_t>(chunk.offset(s));
-        const auto window = static_cast<std::size_t>(job_.place[chunk.index] + offset);
-        const std::size_t active = chunk.active(s);
-        for (std::size_t r = 0; r < active; ++r) {
-          bite_[count++] = {window + r, window * layout_.blocks + r, active};
-          if (count < kBite) continue;
-          use(count);
-          if (job_.watch.stopped()) return;
-          begins_ = false;
-          count = 0;
-        }
+        const std::size_t window = at(chunk, s), active = chunk.active(s);
+        for (std::size_t r = 0; r < active; ++r)
+          if (!use(window, r, active)) return;
       }
     }
-    if (count) use(count);
+    for (std::size_t i = 0; i < job_.row_count; ++i) {
+      const auto [chunk, r] = job_.rows[i];
+      for (std::size_t s = job_.first; s < job_.last && s < chunk->length[r]; ++s)
+        if (!use(at(*chunk, s), r, chunk->active(s))) return;
+    }
   }
 
   void gather(std::size_t count, const Real* from, std::size_t block, std::size_t blocks) const {

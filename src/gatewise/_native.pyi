@@ -16,6 +16,12 @@ class Tape:
 class DoubleTape:
     """The same of float64."""
 
+class Tapes:
+    """What forward kept for backward of each member of an ensemble."""
+
+class DoubleTapes:
+    """The same of float64."""
+
 class Torch:
     """How torch's tensors are read and made: csrc/tensor.h."""
 
@@ -153,6 +159,59 @@ def backward(
     threads: int,
 ) -> None:
     """Compute the gradients of the run that kept the tape, of its type: csrc/engine.h."""
+
+def forward_members(
+    layer: Layer,
+    count: int,
+    weights: Sequence[int],
+    reverse: bool,
+    call: Sequence[int],
+    state: Sequence[int],
+    start: Sequence[int],
+    final: Sequence[int],
+    trace: Sequence[int],
+    keep: str,
+    threads: int,
+) -> Tapes:
+    """Run a layer for each member: csrc/members.h.
+
+    Each list is that of ``forward``, and once more behind it what is to be added to get from one member to the next.
+    """
+
+def forward_members_double(
+    layer: Layer,
+    count: int,
+    weights: Sequence[int],
+    reverse: bool,
+    call: Sequence[int],
+    state: Sequence[int],
+    start: Sequence[int],
+    final: Sequence[int],
+    trace: Sequence[int],
+    keep: str,
+    threads: int,
+) -> DoubleTapes:
+    """The same in float64."""
+
+def backward_members(
+    layer: Layer,
+    tapes: Tapes | DoubleTapes,
+    weights: Sequence[int],
+    reverse: bool,
+    call: Sequence[int],
+    state: Sequence[int],
+    start: Sequence[int],
+    gradient_call: Sequence[int],
+    dfinal: Sequence[int],
+    dtrace: Sequence[int],
+    dstate: Sequence[int],
+    dstart: Sequence[int],
+    dweights: Sequence[int],
+    samples: int,
+    dweights_step: Sequence[int],
+    threads: int,
+) -> None:
+    """Compute the gradients of ``forward_members``'s run; those of the weights by samples, or 0 for one sum."""
 
 def math(name: str, source: int, target: int, count: int, isa: str | None = None) -> None:
     """Apply exp, sigmoid or tanh to an array of float32."""

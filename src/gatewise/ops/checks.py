@@ -136,6 +136,13 @@ def readable(tensor: Tensor) -> bool:
     return not tensor.is_meta and type(tensor) in {Tensor, torch.nn.Parameter}
 
 
+def innermost(tensor: Tensor) -> Tensor:
+    """Return the tensor that transforms of ``torch.func`` have wrapped."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor
+
+
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 

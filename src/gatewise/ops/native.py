@@ -24,8 +24,8 @@ from gatewise.runtime.layers import described
 NARROW = frozenset({torch.float16, torch.bfloat16})
 """The dtypes that are computed in float32."""
 
-_GATES = ("i", "f", "o", "g")
-_STATES = ("h", "c", "n", "m")
+TRACES = ("i", "f", "o", "g", "h", "c", "n", "m")
+"""What a trace may hold, in the engine's order."""
 
 # A wrong GATEWISE_ISA is told when the engine is first needed.
 isa()
@@ -212,7 +212,7 @@ def _addresses(given: Sequence[Tensor | None]) -> list[int]:
 
 
 def _trace_addresses(trace: Mapping[str, Tensor | None]) -> list[int]:
-    return _addresses([trace.get(name) for name in (*_GATES, *_STATES)]) if trace else []
+    return _addresses([trace.get(name) for name in TRACES]) if trace else []
 
 
 def _weight_addresses(weights: Mapping[str, Tensor | None]) -> list[int]:
@@ -251,16 +251,16 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def _rows(tensor: Tensor) -> Tensor:
     """Return the tensor if its last dimension is contiguous, whatever its other strides, or else a copy."""
-    tensor = _plain(tensor)
+    tensor = addressed(tensor)
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def dense(tensor: Tensor) -> Tensor:
     """Return the tensor, or a copy of it, in one piece of memory that holds its values."""
-    return _plain(tensor).contiguous()
+    return addressed(tensor).contiguous()
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def addressed(tensor: Tensor) -> Tensor:
     """Return a tensor whose memory exists and holds its values, at addresses that its dtype may have."""
     check_storage(tensor)
     if tensor.is_neg():

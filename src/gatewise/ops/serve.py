@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
-from gatewise.ops import native, torch_lstm
+from gatewise.ops import mapped, native, torch_lstm
 from gatewise.ops.call import Call, Result
 from gatewise.ops.plain import reference
 from gatewise.ops.support import choose, obstacles
@@ -16,8 +17,13 @@ def serve(call: Call, backend: str, out: Tensor | None = None) -> Result:
     return _SERVE[choose(backend, call.x, found).backend](call, out)
 
 
+def _native(call: Call, out: Tensor | None) -> Result:
+    transformed = _functorch.peek_interpreter_stack() is not None
+    return (mapped if transformed else native).forward(call, out)
+
+
 _SERVE: dict[str, Callable[[Call, Tensor | None], Result]] = {
-    "native": native.forward,
+    "native": _native,
     "torch": torch_lstm.run,
     "reference": reference,
 }

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from gatewise.errors import InputError
 from gatewise.ops.call import Call, tensors
-from gatewise.ops.checks import readable
+from gatewise.ops.checks import innermost, readable
 
 OBSTACLES: Mapping[str, str] = MappingProxyType(
     {
@@ -32,6 +33,7 @@ OBSTACLES: Mapping[str, str] = MappingProxyType(
         "trace": "all gates and states are asked for",
         "tracing": "torch.jit is tracing, and would not see native code",
         "transform": "a torch.func transform such as vmap or grad is active",
+        "functionalize": "torch.func's functionalize is active, and would not see native code",
         "dual": "forward-mode differentiation is active",
         "mode": "a dispatch mode such as fake tensors or a FLOP counter is active, and would not see native code",
         "autocast": "autocast is on",
@@ -79,7 +81,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
                         "lengths unknown",
                         "noise gradient",
                         "tracing",
-                        "transform",
+                        "functionalize",
                         "dual",
                         "mode",
                         "autocast",
@@ -129,23 +131,44 @@ def obstacles(call: Call, *, out: bool = False) -> set[str]:
         "convolution": call.variant.kernel is not None,
         "projection": bool(call.variant.proj_size),
         "lengths": call.lengths is not None,
-        "lengths unknown": call.lengths is not None and not readable(call.lengths),
+        "lengths unknown": call.lengths is not None and not readable(innermost(call.lengths)),
         "reset": call.reset is not None,
         "noise": any(part is not None for direction in call.directions for part in direction.noise),
-        "noise gradient": any(part is not None and part.requires_grad for d in call.directions for part in d.noise),
+        "noise gradient": any(part is not None and differentiable(part) for d in call.directions for part in d.noise),
         "trace": call.trace,
         "tracing": torch._C._get_tracing_state() is not None,
         "transform": _functorch.peek_interpreter_stack() is not None,
-        "dual": forward_ad._current_level >= 0,
+        "functionalize": _active(TransformType.Functionalize),
+        "dual": forward_mode(),
         "mode": torch._C._len_torch_dispatch_stack() > 0,
         "autocast": torch._C._is_any_autocast_enabled(),
-        "gradient": torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given),
-        "subclass": any(type(tensor) is not Tensor and type(tensor) is not Parameter for tensor in given),
+        "gradient": torch.is_grad_enabled() and any(differentiable(tensor) for tensor in given),
+        "subclass": any(type(innermost(tensor)) not in {Tensor, Parameter} for tensor in given),
         "no steps": not call.x.shape[0] or _all_empty(call.lengths),
     }
     present["out"] = out and present["gradient"]
     present["noise gradient"] = present["noise gradient"] and present["gradient"]
     return {name for name, is_present in present.items() if is_present}
+
+
+def differentiable(tensor: Tensor) -> bool:
+    """Whether a gradient is needed, by any of the transforms that have wrapped a tensor or below them."""
+    while not tensor.requires_grad:
+        if not _functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+        tensor = _functorch.get_unwrapped(tensor)
+    return True
+
+
+def forward_mode() -> bool:
+    """Whether tangents are carried along."""
+    return forward_ad._current_level >= 0 or _active(TransformType.Jvp)
+
+
+def _active(kind: TransformType) -> bool:
+    if _functorch.peek_interpreter_stack() is None:
+        return False
+    return any(interpreter.key() == kind for interpreter in _functorch.get_interpreter_stack())
 
 
 def _all_empty(lengths: Tensor | None) -> bool:

@@ -98,11 +98,15 @@ def test_a_dual_tensor_keeps_its_tangent():
     assert_close(tangents[:1], tangents[1:])
 
 
-def test_a_backend_that_transforms_would_not_see_is_refused():
+def test_what_the_engine_serves_under_transforms_and_what_it_refuses():
     layer = build("lstm", torch.float32, backend="native").requires_grad_(False)
     module = exported(layer, with_state=False, with_keywords=False).module()
-    with pytest.raises(InputError, match=r"'native' cannot serve this call: a torch\.func transform"):
-        grad(loss_of(module))(draw(layer)[0])
+    x = draw(layer)[0]
+    found = grad(loss_of(module))(x)
+    assert bool(found.any())
+    assert torch.equal(found, grad(loss_of(layer))(x))
+    with pytest.raises(InputError, match=r"'native' cannot serve this call: forward-mode"):
+        jvp(loss_of(module), (x,), (x,))
 
 
 @pytest.mark.parametrize("transform", ["grad", "vmap", "jvp"])

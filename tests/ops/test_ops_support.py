@@ -117,8 +117,22 @@ def test_transforms_are_served_and_right(transform: str):
     expected = apply(truth)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(apply(auto), expected, rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="backend 'native' cannot serve this call"):
-        apply(native)
+    with pytest.raises(InputError, match="backend 'torch' cannot serve this call"):
+        apply(lambda x: lstm(x, STATE, WEIGHTS, backend="torch")[0])
+    if transform in {"jvp", "dual"}:
+        with pytest.raises(InputError, match="backend 'native' cannot serve this call: forward-mode"):
+            apply(native)
+    else:
+        torch.testing.assert_close(apply(native), expected, rtol=0, atol=1e-5)
+
+
+def test_functionalize_goes_past_native():
+    def run(x: Tensor) -> Tensor:
+        return torch.func.functionalize(auto)(x)
+
+    torch.testing.assert_close(run(X), truth(X), rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="functionalize is active"):
+        torch.func.functionalize(native)(X)
 
 
 def test_compiled_as_one_graph():

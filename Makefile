@@ -8,7 +8,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/* tests/cpp/*)
 
 .PHONY: demo test lint types imports unit format fuzz fuzz-engine sanitized sanitize sanitize-threads leaks wheels
 .PHONY: test-arm arm-tools test-old-cpus old-cpus-tools clean
-.PHONY: bench-quick bench bench-full bench-runtime bench-training
+.PHONY: bench-quick bench bench-full bench-runtime bench-training bench-samples
 
 demo: $(VENV)/installed
 	$(PY) examples/co2/demo.py
@@ -78,6 +78,11 @@ bench-runtime: $(VENV)/installed
 NEURALFORECAST ?=
 bench-training: $(VENV)/installed
 	$(PY) -m bench.training --neuralforecast "$(NEURALFORECAST)" --json build/bench-training.json
+
+# Per-sample gradients and ensembles by torch.func beside loops: time and memory, two minutes.
+bench-samples: $(VENV)/installed
+	$(PY) -m bench.samples --threads 1,2
+	$(PY) -m bench.samples --memory
 
 # The readers of model files and of states, each for so many seconds. What reached new code stays in build/fuzz.
 FUZZ_SECONDS ?= 60

@@ -6,6 +6,7 @@ once, so that the pages in use are the blocks in use. The kernel keeps the peak;
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -31,6 +32,18 @@ def peak(engine: TorchEngine) -> int:
     tensors = [engine.x, *engine.weights.values()]
     gradients = sum(tensor.grad.nbytes for tensor in tensors if tensor.grad is not None)
     return after["VmHWM"] - after["RssFile"] - before - gradients
+
+
+def peak_of(run: Callable[[], Mapping[str, torch.Tensor]]) -> int:
+    """The same of a function, beyond its results."""
+    before = _status()["RssAnon"]
+    Path("/proc/self/clear_refs").write_text("5")
+    results: Mapping[str, torch.Tensor] = {}
+    for _ in range(STEPS):
+        results = {}
+        results = run()
+    after = _status()
+    return after["VmHWM"] - after["RssFile"] - before - sum(tensor.nbytes for tensor in results.values())
 
 
 def _status() -> dict[str, int]:

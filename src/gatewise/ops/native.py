@@ -14,15 +14,12 @@ from torch import Tensor
 
 from gatewise import _native
 from gatewise.machine import isa
-from gatewise.ops.call import Call, Direction, Result, assembled, converted, flat, grouped, named, rows_of, tensors
+from gatewise.ops.call import Call, Direction, Result, assembled, flat, grouped, named, rows_of, tensors
 from gatewise.ops.checks import check_storage
 from gatewise.ops.derivative import by_reference, check_unchanged, frees_graph, has_memory, keeps
 from gatewise.ops.plain import reference
 from gatewise.reference import Noise, State, Weights, over_time, traced_names
 from gatewise.runtime.layers import described
-
-NARROW = frozenset({torch.float16, torch.bfloat16})
-"""The dtypes that are computed in float32."""
 
 TRACES = ("i", "f", "o", "g", "h", "c", "n", "m")
 """What a trace may hold, in the engine's order."""
@@ -32,13 +29,7 @@ isa()
 
 
 def forward(call: Call, out: Tensor | None) -> Result:
-    """Run a layer, with its gradients if any are needed.
-
-    Half-width tensors are widened to float32, in which all is computed, and the results and gradients are rounded once.
-    """
-    if call.x.dtype in NARROW:
-        result = converted(forward(converted(call, torch.float32), None), call.x.dtype)
-        return result if out is None else result._replace(y=out.copy_(result.y))
+    """Run a layer, with its gradients if any are needed."""
     given = tensors(call)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         y, states, traces = grouped(call, _Layer.apply(call, *given))

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from gatewise.ops import mapped, native, torch_lstm
-from gatewise.ops.call import Call, Result
+from gatewise.ops.call import Call, Result, converted
 from gatewise.ops.plain import reference
 from gatewise.ops.support import choose, obstacles
+
+_NARROW = frozenset({torch.float16, torch.bfloat16})
 
 
 def serve(call: Call, backend: str, out: Tensor | None = None) -> Result:
@@ -18,8 +21,12 @@ def serve(call: Call, backend: str, out: Tensor | None = None) -> Result:
 
 
 def _native(call: Call, out: Tensor | None) -> Result:
-    transformed = _functorch.peek_interpreter_stack() is not None
-    return (mapped if transformed else native).forward(call, out)
+    """The engine; what is half as wide as float32 is computed in float32, and results and gradients are rounded once."""
+    run = native.forward if _functorch.peek_interpreter_stack() is None else mapped.forward
+    if call.x.dtype not in _NARROW:
+        return run(call, out)
+    result = converted(run(converted(call, torch.float32), None), call.x.dtype)
+    return result if out is None else result._replace(y=out.copy_(result.y))
 
 
 _SERVE: dict[str, Callable[[Call, Tensor | None], Result]] = {

@@ -9,11 +9,15 @@ import torch
 from native_problem import Tensors, check_same_bits
 from torch import Tensor
 
+from gatewise.ops import BACKENDS
+
 T = TypeVar("T")
 Values = Callable[[torch.dtype, int], Tensors]
 """What the reference gives in a dtype, with every second number moved to a neighbour unless the number is 0."""
 
 SMALL, PEERS = 1e-6, 8
+DTYPES = sorted(BACKENDS["native"].dtypes & {torch.float32, torch.float64}, key=str)
+"""What the engine computes in, of the dtypes whose results can be held to those in float64."""
 
 
 class UnstableError(Exception):
@@ -111,27 +115,31 @@ class Neighbours:
         return torch.where(draws == 0, up, torch.where(draws == 1, down, tensor))
 
 
-def compare(ours: Tensors, values: Values, factor: float) -> None:
+def compare(ours: Tensors, values: Values, factor: float, dtype: torch.dtype = torch.float32) -> None:
     """Hold the engine's results to the reference.
 
-    Within 1e-6 × max(1, max|float64|); else within ``factor`` times the largest error that the reference itself has in
-    float32 over several runs, on the numbers as they are and moved to their neighbours.
+    In float32 within 1e-6 × max(1, max|float64|); else within ``factor`` times the largest error that the reference
+    itself has in float32 over several runs, on the numbers as they are and moved to their neighbours. In float64
+    within twice the same, made as much smaller as its errors of rounding are: the reference is rounded there too.
 
     Args:
         ours: results by name.
         values: the reference.
         factor: 2, or 3 where rounding errors are multiplied.
+        dtype: in which the engine computed.
 
     Raises:
-        AssertionError: a result is farther off, or of another shape.
+        AssertionError: a result is farther off, or of another shape or dtype.
         UnstableError: a result is farther off than 1e-6, but the reference has less than three digits there.
     """
     truth = values(torch.float64, 0)
+    smaller = 1.0 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
     assert ours.keys() == truth.keys(), (ours.keys(), truth.keys())
     for name, value in ours.items():
         assert value.shape == truth[name].shape, f"{name}: {value.shape}, not {truth[name].shape}"
+        assert value.dtype == dtype, f"{name}: {value.dtype}"
     far = {name: off(value, truth[name]) for name, value in ours.items()}
-    far = {name: found for name, found in far.items() if not found <= SMALL * scale(truth[name])}
+    far = {name: found for name, found in far.items() if not found <= smaller * SMALL * scale(truth[name])}
     if not far:
         return
     peers = [values(torch.float32, seed) for seed in range(1 + PEERS)]
@@ -139,7 +147,8 @@ def compare(ours: Tensors, values: Values, factor: float) -> None:
         worst = max(off(peer[name], truth[name]) for peer in peers)
         if not worst <= 1e-3 * scale(truth[name]):
             raise UnstableError(name)
-        assert found <= factor * worst, f"{name} is off by {found:.3g}, allowed is {factor * worst:.3g}"
+        bound = smaller * factor * worst
+        assert found <= bound, f"{name} is off by {found:.3g}, allowed is {bound:.3g}"
 
 
 def scale(truth: Tensor) -> float:

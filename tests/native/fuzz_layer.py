@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from fuzz_drawing import Draw, Neighbours, compare, same_bits
+from fuzz_drawing import DTYPES, Draw, Neighbours, compare, same_bits
 from native_problem import ISAS, Problem, Tensors, draw, factor_of
 from native_rows import EVERY, SEEING, name_of, row_of
 from torch import Tensor
@@ -27,14 +27,15 @@ def run_layer(case: Draw) -> None:
     former = _native.isa()
     _native.use_isa(case.choice(ISAS))
     threads, save = case.choice([1, 1, 2, 3, 4]), case.choice(["all", "states"])
-    case.note(isa=_native.isa(), threads=threads, save=save)
+    dtype = case.choice(DTYPES)
+    case.note(isa=_native.isa(), threads=threads, save=save, dtype=dtype)
     torch.set_num_threads(threads)
     try:
-        laid = laid_out(case, problem)
-        ours = outcome(laid, wanted, spoil=case.flag(), again=case.flag(), save=save)
+        laid = laid_out(case, problem, dtype)
+        ours = outcome(laid, wanted, dtype=dtype, spoil=case.flag(), again=case.flag(), save=save)
         torch.set_num_threads(case.choice([1, 2]))
         other = "states" if save == "all" else "all"
-        same_bits("layout, threads and save", outcome(problem, wanted, save=other), ours)
+        same_bits("layout, threads and save", outcome(problem, wanted, dtype=dtype, save=other), ours)
         write_to(case, laid, ours["y"])
     finally:
         torch.set_num_threads(1)
@@ -45,7 +46,7 @@ def run_layer(case: Draw) -> None:
         given = problem.map(lambda name, tensor: tensor if "noise" in name else move(tensor)) if seed else problem
         return outcome(given, wanted, "reference", dtype)
 
-    compare(ours, reference, factor_of(problem.variant))
+    compare(ours, reference, factor_of(problem.variant), dtype)
 
 
 def drawn_problem(case: Draw) -> Problem:
@@ -98,16 +99,17 @@ def drawn_wanted(case: Draw, problem: Problem) -> Wanted:
     return Wanted(leaves, results, trace)
 
 
-def laid_out(case: Draw, problem: Problem) -> Problem:
-    """The same call on tensors that lie anyhow in memory."""
-    moved = problem.map(lambda _, tensor: tensor if 0 in tensor.stride() else case.layout(tensor))
+def laid_out(case: Draw, problem: Problem, dtype: torch.dtype) -> Problem:
+    """The same call in a dtype, on tensors that lie anyhow in memory."""
+    moved = problem.map(lambda _, v: v.to(dtype) if 0 in v.stride() else case.layout(v.to(dtype)))
     lengths = problem.lengths
     return replace(
         moved,
         lengths=case.given_lengths(None if lengths is None else lengths.tolist()),
         reset=None if problem.reset is None else case.layout(problem.reset),
         cotangents={
-            name: case.layout(value) if case.flag(0.9) else value for name, value in problem.cotangents.items()
+            name: case.layout(value.to(dtype)) if case.flag(0.9) else value
+            for name, value in problem.cotangents.items()
         },
     )
 
@@ -170,10 +172,10 @@ def _copied(given: Any) -> Any:
 def write_to(case: Draw, problem: Problem, y: Tensor) -> None:
     """The same y written where the caller says, and nothing else there."""
     steps, rows, width = y.shape
-    memory = torch.full((rows, steps + 2, width + 3), torch.nan)
+    memory = torch.full((rows, steps + 2, width + 3), torch.nan, dtype=y.dtype)
     out = memory[:, 1:-1, 1 : 1 + width].transpose(0, 1)
     if case.flag():
-        memory = torch.full((steps, rows, 2 * width), torch.nan)
+        memory = torch.full((steps, rows, 2 * width), torch.nan, dtype=y.dtype)
         out = memory[..., ::2]
     with torch.no_grad():
         problem.forward(out=out)

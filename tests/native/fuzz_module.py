@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from fuzz_drawing import Draw, Neighbours, compare, same_bits
+from fuzz_drawing import DTYPES, Draw, Neighbours, compare, same_bits
 from native_problem import ISAS, Tensors, multiplies
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -140,7 +140,9 @@ def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], multipli
     leaves = case.some(names, case.choice([0.2, 0.9])) if case.flag() else names
     keep, weights = case.flag(), case.randrange(1 << 30)
     threads, isa = case.choice([1, 1, 2, 4]), case.choice(ISAS)
-    case.note(leaves=leaves, twice=keep, isa=isa, threads=threads)
+    dtype = case.choice(DTYPES)
+    module = module.to(dtype)
+    case.note(leaves=leaves, twice=keep, isa=isa, threads=threads, dtype=dtype)
 
     def outcome(layer: Any, tensors: Sequence[Tensor], dtype: torch.dtype, keep: bool) -> Tensors:
         own = [tensor.detach().to(dtype) for tensor in tensors]
@@ -170,29 +172,28 @@ def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], multipli
             same_bits("a second backward", gradients(False), first)
         return found | first
 
-    laid = [case.layout(tensor) for tensor in given]
+    laid = [case.layout(tensor.to(dtype)) for tensor in given]
     former = _native.isa()
     _native.use_isa(isa)
     torch.set_num_threads(threads)
     try:
-        ours = outcome(module, laid, torch.float32, keep)
+        ours = outcome(module, laid, dtype, keep)
         torch.set_num_threads(1)
         other = copy.deepcopy(module)
         if hasattr(other, "save"):
             other.save = "states" if other.save == "all" else "all"
-        same_bits("layout, threads and save", outcome(other, given, torch.float32, False), ours)
+        same_bits("layout, threads and save", outcome(other, given, dtype, False), ours)
     finally:
         torch.set_num_threads(1)
         _native.use_isa(former)
 
     def reference(dtype: torch.dtype, seed: int) -> Tensors:
         move = Neighbours(seed)
-        peer = copy.deepcopy(module)
+        peer = copy.deepcopy(module).to(dtype)
         if seed:
             for parameter in peer.parameters():
                 parameter.data = move(parameter.data)
-        peer = peer.to(dtype)
         peer.backend = "reference"
         return outcome(peer, [move(tensor) if seed else tensor for tensor in given], dtype, False)
 
-    compare(ours, reference, 3 if multiplied else 2)
+    compare(ours, reference, 3 if multiplied else 2, case.noted["dtype"])

@@ -11,11 +11,9 @@ struct Way {
   const gatewise::InstructionSet& isa;
   gatewise::Keep keep;  // kNothing is forward alone, without traces
   std::size_t threads;
-
-  const gatewise::Kernels<float>& kernels() const { return isa.kernels<float>(); }
 };
 
-// "layer": a layer, in one or both directions of time, and its gradients.
+// "layer": a layer, in one or both directions of time, and its gradients; float64 where the inputs are.
 void run_layer(const recorded::Case& given, const Way& way, recorded::Outputs& outputs);
 // "blocks": a model's blocks on whole sequences and, where they can, its first row step by step.
 void run_model(const recorded::Case& given, const Way& way, recorded::Outputs& outputs);

@@ -30,6 +30,7 @@ namespace {
 std::ptrdiff_t stride(std::size_t width) { return static_cast<std::ptrdiff_t>(width); }
 
 // One direction of time. Names begin with its number.
+template <class Real>
 class Direction {
  public:
   Direction(const Case& given, Outputs& outputs, const Layer& layer, std::size_t number)
@@ -40,43 +41,43 @@ class Direction {
     const std::string directions = given.text("directions");
     s_.reverse = directions[number] == 'b';
     across_ = layer.width() * directions.size();
-    s_.x = {given.find<float>("x"), stride(s_.rows * layer.inputs), stride(layer.inputs)};
+    s_.x = {given.find<Real>("x"), stride(s_.rows * layer.inputs), stride(layer.inputs)};
     s_.lengths = given.find<std::int64_t>("lengths");
     s_.reset = given.find<std::uint8_t>("reset");
-    s_.recurrent_mask = given.find<float>(own_ + "noise.recurrent");
-    s_.h_mask = given.find<float>(own_ + "noise.h");
-    s_.c_mask = given.find<float>(own_ + "noise.c");
+    s_.recurrent_mask = given.find<Real>(own_ + "noise.recurrent");
+    s_.h_mask = given.find<Real>(own_ + "noise.h");
+    s_.c_mask = given.find<Real>(own_ + "noise.c");
     for (std::size_t i = 0; i < layer.states(); ++i) {
-      s_.state[i] = given.find<float>(name("state", i));
-      s_.start[i] = given.find<float>(name("start", i));
+      s_.state[i] = given.find<Real>(name("state", i));
+      s_.start[i] = given.find<Real>(name("start", i));
     }
-    for (std::size_t i = 0; i < kWeightKinds; ++i) weights_[i] = given.find<float>(name("weight", i));
+    for (std::size_t i = 0; i < kWeightKinds; ++i) weights_[i] = given.find<Real>(name("weight", i));
   }
 
-  void forward(const Way& way, float* y) {
+  void forward(const Way& way, Real* y) {
     s_.y = {y + number_ * layer_.width(), stride(s_.rows * across_), stride(across_)};
-    for (std::size_t i = 0; i < layer_.states(); ++i) s_.final[i] = outputs_.out<float>(name("state", i));
+    for (std::size_t i = 0; i < layer_.states(); ++i) s_.final[i] = outputs_.out<Real>(name("state", i));
     if (way.keep != Keep::kNothing)
-      for (std::size_t i = 0; i < kTraces; ++i) s_.trace[i] = outputs_.out<float>(name("trace", i));
+      for (std::size_t i = 0; i < kTraces; ++i) s_.trace[i] = outputs_.out<Real>(name("trace", i));
     Interrupt never;
-    tape_ = gatewise::forward(way.kernels(), layer_, weights_, s_, way.keep, way.threads, never);
+    tape_ = gatewise::forward<Real>(way.isa.kernels<Real>(), layer_, weights_, s_, way.keep, way.threads, never);
   }
 
-  void backward(const Way& way, float* dx) {
-    Gradients<float> g;
-    g.dy = {given_.find<float>("cotangent y") + number_ * layer_.width(), stride(s_.rows * across_), stride(across_)};
+  void backward(const Way& way, Real* dx) {
+    Gradients<Real> g;
+    g.dy = {given_.find<Real>("cotangent y") + number_ * layer_.width(), stride(s_.rows * across_), stride(across_)};
     g.dx = {dx, stride(s_.rows * layer_.inputs), stride(layer_.inputs)};
     g.add_dx = number_ > 0;
     for (std::size_t i = 0; i < layer_.states(); ++i) {
-      g.dfinal[i] = given_.find<float>("cotangent " + name("state", i));
-      g.dstate[i] = outputs_.out<float>("d " + name("state", i));
-      g.dstart[i] = outputs_.out<float>("d " + name("start", i));
-      if (g.dstart[i]) std::fill_n(g.dstart[i], s_.rows * layer_.state_width(i), 0.0f);
+      g.dfinal[i] = given_.find<Real>("cotangent " + name("state", i));
+      g.dstate[i] = outputs_.out<Real>("d " + name("state", i));
+      g.dstart[i] = outputs_.out<Real>("d " + name("start", i));
+      if (g.dstart[i]) std::fill_n(g.dstart[i], s_.rows * layer_.state_width(i), Real{0});
     }
-    for (std::size_t i = 0; i < kTraces; ++i) g.dtrace[i] = given_.find<float>("cotangent " + name("trace", i));
-    for (std::size_t i = 0; i < kWeightKinds; ++i) g.dweights[i] = outputs_.out<float>("d " + name("weight", i));
+    for (std::size_t i = 0; i < kTraces; ++i) g.dtrace[i] = given_.find<Real>("cotangent " + name("trace", i));
+    for (std::size_t i = 0; i < kWeightKinds; ++i) g.dweights[i] = outputs_.out<Real>("d " + name("weight", i));
     Interrupt never;
-    gatewise::backward(layer_, weights_, s_, g, *tape_, way.threads, never);
+    gatewise::backward<Real>(layer_, weights_, s_, g, *tape_, way.threads, never);
   }
 
  private:
@@ -88,22 +89,27 @@ class Direction {
   const std::size_t number_;
   const std::string own_;
   std::size_t across_ = 0;
-  Sequence<float> s_;
-  const float* weights_[kWeightKinds] = {};
-  std::unique_ptr<Tape<float>> tape_;
+  Sequence<Real> s_;
+  const Real* weights_[kWeightKinds] = {};
+  std::unique_ptr<Tape<Real>> tape_;
 };
+
+template <class Real>
+void run(const Case& given, const Way& way, Outputs& outputs) {
+  std::istringstream words(given.text("layer"));
+  const Layer layer = read_layer(words);
+  std::vector<std::unique_ptr<Direction<Real>>> directions;
+  for (std::size_t i = 0; i < given.text("directions").size(); ++i)
+    directions.push_back(std::make_unique<Direction<Real>>(given, outputs, layer, i));
+  Real* const y = outputs.out<Real>("y");
+  for (const auto& direction : directions) direction->forward(way, y);
+  if (way.keep == Keep::kNothing) return;
+  Real* const dx = outputs.out<Real>("d x");
+  for (const auto& direction : directions) direction->backward(way, dx);
+}
 
 }  // namespace
 
 void run_layer(const Case& given, const Way& way, Outputs& outputs) {
-  std::istringstream words(given.text("layer"));
-  const Layer layer = read_layer(words);
-  std::vector<std::unique_ptr<Direction>> directions;
-  for (std::size_t i = 0; i < given.text("directions").size(); ++i)
-    directions.push_back(std::make_unique<Direction>(given, outputs, layer, i));
-  float* const y = outputs.out<float>("y");
-  for (const auto& direction : directions) direction->forward(way, y);
-  if (way.keep == Keep::kNothing) return;
-  float* const dx = outputs.out<float>("d x");
-  for (const auto& direction : directions) direction->backward(way, dx);
+  given.at("x").kind == 'd' ? run<double>(given, way, outputs) : run<float>(given, way, outputs);
 }

@@ -58,7 +58,7 @@ Flow flow_of(const Case& given) {
 
 // The first row alone, one step after the other.
 void stream(const Executor& executor, const Case& given, const float* packed, float* y) {
-  const Buffer values(std::max<std::size_t>(executor.state_size(), 1)), scratch(executor.step_scratch());
+  const Buffer<float> values(std::max<std::size_t>(executor.state_size(), 1)), scratch(executor.step_scratch());
   const States states = {values.data(), 1, nullptr};
   executor.begin(packed, states, 0);
   const Flow whole = flow_of(given);
@@ -83,16 +83,16 @@ void run_model(const Case& given, const Way& way, Outputs& outputs) {
   std::size_t blocks = 0, count = 0;
   words >> blocks;
   while (blocks--) {
-    auto block = read_block(way.kernels(), words);
+    auto block = read_block(way.isa.kernels<float>(), words);
     words >> count;
     for (std::size_t i = 0; i < count; ++i)
       weights.push_back(given.find<float>("weight." + std::to_string(weights.size())));
     executor.add(std::move(block), count);
   }
-  const Buffer packed(std::max<std::size_t>(executor.packed_size(), 1));
+  const Buffer<float> packed(std::max<std::size_t>(executor.packed_size(), 1));
   executor.pack(weights, packed.data());
   Flow flow = flow_of(given);
-  const Buffer values(std::max<std::size_t>(flow.rows * executor.state_size(), 1));
+  const Buffer<float> values(std::max<std::size_t>(flow.rows * executor.state_size(), 1));
   const States states = {values.data(), flow.rows, nullptr};
   for (std::size_t b = 0; b < flow.rows; ++b) executor.begin(packed.data(), states, b);
   Interrupt never;
@@ -101,10 +101,19 @@ void run_model(const Case& given, const Way& way, Outputs& outputs) {
   if (float* const y = outputs.out<float>("stream")) stream(executor, given, packed.data(), y);
 }
 
+namespace {
+
+template <class Real>
+void run(const Case& given, const Way& way, Outputs& outputs) {
+  const Real* const x = given.find<Real>("x");
+  const MathArrays<Real>& math = way.isa.kernels<Real>().math;
+  math.exp(x, outputs.out<Real>("exp"), given.at("x").count());
+  math.sigmoid(x, outputs.out<Real>("sigmoid"), given.at("x").count());
+  math.tanh(x, outputs.out<Real>("tanh"), given.at("x").count());
+}
+
+}  // namespace
+
 void run_math(const Case& given, const Way& way, Outputs& outputs) {
-  const float* const x = given.find<float>("x");
-  const MathArrays& math = way.kernels().math;
-  math.exp(x, outputs.out<float>("exp"), given.at("x").count());
-  math.sigmoid(x, outputs.out<float>("sigmoid"), given.at("x").count());
-  math.tanh(x, outputs.out<float>("tanh"), given.at("x").count());
+  given.at("x").kind == 'd' ? run<double>(given, way, outputs) : run<float>(given, way, outputs);
 }

@@ -16,8 +16,6 @@ from architectures import with_weights
 from gatewise.format import Block, Conv1d, Embedding, LayerNorm, Linear, Lstm, ModelFile, QuantileMix, Scaling
 from gatewise.spec import BUILT_IN, Cell
 
-Floats = NDArray[np.float32]
-
 T, B, D, H = 5, 9, 5, 17
 LENGTHS = (5, 0, 3) * 3
 SIZES = (1, 7, 16, 17, 33)
@@ -49,6 +47,8 @@ def layer_cases() -> Iterator[tuple[str, Problem]]:
         yield f"{name_of(cell)} one step", draw(cell, 1, 1, D, H, "both")
         for options in _options(row_of(cell)):
             yield f"{name_of(cell)} {_told(options)}", draw(cell, T, B, D, H, "both", lengths=LENGTHS, **options)
+            yield f"{name_of(cell)} {_told(options)} float64", doubled(draw(cell, T, B, D, H, "both", **options))
+        yield f"{name_of(cell)} float64", doubled(draw(cell, T, B, D, H, "both", lengths=LENGTHS))
         for name, change in CHANGES.items():
             yield f"{name} {name_of(cell)}", draw(cell, T, B, D, H, "both", lengths=LENGTHS).map(change)
     for cell in SEEING:
@@ -57,6 +57,10 @@ def layer_cases() -> Iterator[tuple[str, Problem]]:
         yield f"{name_of(cell)} {shape}", draw(cell, *shape, "both", **options)
     for cell, shape in (("lstm", (2, 17, 5, 100)), ("rnn-relu", (3, 33, 5, 110))):
         yield f"{FLUSHES} {cell}", draw(cell, *shape, "both").map(_subnormal)
+
+
+def doubled(problem: Problem) -> Problem:
+    return problem.map(lambda _, v: v.double())
 
 
 def _options(cell: Cell) -> list[dict[str, Any]]:
@@ -145,7 +149,8 @@ def _call(blocks: tuple[Block, ...], cut: bool) -> dict[str, Any]:
     return call | {"lengths": np.array((6, 0, 4) * 3)} | ({} if skips else {"reset": rng.random((9, 6)) < 0.3})
 
 
-def math_cases() -> Iterator[tuple[str, Floats]]:
-    """Every 8191st float32, which are of all exponents and both signs, and NaN."""
-    patterns = np.arange(0, 1 << 32, 8191, dtype=np.uint64).astype(np.uint32)
-    yield "exp, sigmoid and tanh", patterns.view(np.float32)
+def math_cases() -> Iterator[tuple[str, NDArray[Any]]]:
+    """Every 8191st float32 and as many float64, which are of all exponents and both signs, and NaN."""
+    patterns = np.arange(0, 1 << 32, 8191, dtype=np.uint64)
+    yield "exp, sigmoid and tanh", patterns.astype(np.uint32).view(np.float32)
+    yield "exp, sigmoid and tanh, float64", (patterns << np.uint64(32) | patterns).view(np.float64)

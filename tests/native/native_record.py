@@ -89,7 +89,9 @@ def _given(problem: Problem) -> Arrays:
     for n, direction in enumerate(problem.directions):
         noise = zip(Noise._fields, direction.noise, strict=True)
         found |= {f"{n}.noise.{name}": mask.numpy() for name, mask in noise if mask is not None}
-    return found | {f"cotangent {_numbered(problem, name)}": v.numpy() for name, v in problem.cotangents.items()}
+    return found | {
+        f"cotangent {_numbered(problem, name)}": v.to(problem.x.dtype).numpy() for name, v in problem.cotangents.items()
+    }
 
 
 def _results(problem: Problem, outcome: Outcome) -> dict[str, NDArray[Any]]:
@@ -179,10 +181,11 @@ def _run_model(isa: str, file: ModelFile, call: dict[str, Any], halved: bool) ->
     return found
 
 
-def _run_math(isa: str, x: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def _run_math(isa: str, x: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    math = _native.math if x.dtype == np.float32 else _native.math_double
     found = {name: np.full_like(x, np.nan) for name in ("exp", "sigmoid", "tanh")}
     for name, y in found.items():
-        _native.math(name, x.ctypes.data, y.ctypes.data, x.size, isa)
+        math(name, x.ctypes.data, y.ctypes.data, x.size, isa)
     return found
 
 

@@ -21,7 +21,7 @@ def serve(call: Call, backend: str, out: Tensor | None = None) -> Result:
 
 
 def _native(call: Call, out: Tensor | None) -> Result:
-    """The engine; what is half as wide as float32 is computed in float32, and results and gradients are rounded once."""
+    """Run the engine; half-width tensors are computed in float32, their results and gradients rounded once."""
     run = native.forward if _functorch.peek_interpreter_stack() is None else mapped.forward
     if call.x.dtype not in _NARROW:
         return run(call, out)

@@ -1,0 +1,72 @@
+"""bfloat16 beside our float32 and torch's bfloat16, and how far both are from float64.
+
+    python -m bench.half_width
+
+One thread, in turn, medians; T = 50 steps, D = H.
+"""
+
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from gatewise import LSTM
+
+SIZES = ((32, 64), (32, 128), (32, 256), (1, 256))
+"""B, H."""
+
+STEPS, ROUNDS = 50, 7
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print("| B, H | what | ours, ms | our float32 / ours | torch / ours | error, ours | torch's |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for rows, hidden in SIZES:
+        torch.manual_seed(0)
+        x = torch.randn(STEPS, rows, hidden)
+        ours, theirs = LSTM(hidden, hidden).bfloat16(), nn.LSTM(hidden, hidden).bfloat16()
+        wide, exact = LSTM(hidden, hidden), LSTM(hidden, hidden).double()
+        for other in (theirs, wide, exact):
+            other.load_state_dict(ours.state_dict())
+        half = x.bfloat16()
+        truth = exact(half.double())[0].detach()
+        errors = [f"{(layer(half)[0].detach() - truth).abs().max():.1e}" for layer in (ours, theirs)]
+        runs: tuple[tuple[nn.Module, Tensor], ...] = ((ours, half), (wide, x), (theirs, half))
+        for what, work in (("inference", _inference), ("training", _training)):
+            own, single, peer = _times([work(layer, given) for layer, given in runs])
+            figures = f"{1e3 * own:.1f} | {single / own:.2f} | {peer / own:.1f}"
+            print(f"| {rows}, {hidden} | {what} | {figures} | {' | '.join(errors)} |", flush=True)
+
+
+def _inference(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        with torch.no_grad():
+            layer(x)
+
+    return run
+
+
+def _training(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        layer.zero_grad()
+        layer(x)[0].sum().backward()
+
+    return run
+
+
+def _times(runs: list[Callable[[], None]]) -> list[float]:
+    """The median seconds of each, which take turns."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(ROUNDS):
+        for run, own in zip(runs, seconds, strict=True):
+            begin = perf_counter()
+            run()
+            own.append(perf_counter() - begin)
+    return [median(own[1:]) for own in seconds]
+
+
+if __name__ == "__main__":
+    main()

@@ -308,7 +308,7 @@ class Pool {
       // A step is short, and half of one would leave some streams ahead of others.
       interrupt.poll = nullptr;
       const std::size_t state_size = executor_.state_size();
-      const Buffer before(std::max(rows * state_size, std::size_t{1}));
+      const Buffer<float> before(std::max(rows * state_size, std::size_t{1}));
       for (std::size_t i = 0; i < rows; ++i) executor_.read(states(), checked[i], before.data() + i * state_size);
       try {
         executor_.run(packed_, std::move(flow), of, to.data<float>(), {threads_, &interrupt});

@@ -54,7 +54,7 @@ const std::vector<float> kWeightX = uniform(4 * H * D, 3), kWeightH = uniform(4 
 struct Call {
   std::vector<float> y = std::vector<float>(T * B * H), dx = std::vector<float>(T * B * D);
   std::vector<float> dweight_x = std::vector<float>(4 * H * D), dweight_h = std::vector<float>(4 * H * H);
-  Weights weights = {};
+  Weights<float> weights = {};
   Sequence<float> sequence;
   std::vector<std::int64_t> lengths;
 
@@ -176,7 +176,7 @@ void interrupts(const Call& even, int rounds) {
 
 void kept_memory(int rounds) {
   at_once([&](std::size_t number) {
-    std::vector<Buffer> held;
+    std::vector<Buffer<float>> held;
     for (int round = 0; round < rounds; ++round) {
       held.emplace_back(64 + 997 * ((static_cast<std::size_t>(round) + number) % 13));
       std::memset(held.back().data(), static_cast<int>(number), 64);

@@ -104,8 +104,8 @@ def test_what_a_file_holds_cannot_command_the_terminal(path: Path) -> None:
 
 
 def test_what_is_no_model_is_refused(path: Path) -> None:
-    assert refuses("show", path) == f"model file {path} does not exist."
-    assert refuses("show", path.parent) == f"model file {path} does not exist."
+    assert refuses("show", path) == f"model file {path} does not exist: give a run folder or a model file."
+    assert refuses("show", path.parent) == f"model file {path} does not exist: give a run folder or a model file."
     path.write_bytes(b"\x80\x04.")
     assert "is a pickle, which can run code" in refuses("show", path)
     path.write_bytes((EXAMPLES / "v1.safetensors").read_bytes()[:-1])

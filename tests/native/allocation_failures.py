@@ -78,7 +78,8 @@ def attack(prepare: Callable[[], Call], expected: Sequence[np.ndarray]) -> tuple
                 continue
             before = let_go()
             failing(call, n, n if alone else EVER)
-            assert let_go() == before, f"{let_go() - before} blocks stay behind when allocation {n} fails"
+            # Less may stay: backward takes away what forward kept.
+            assert let_go() <= before, f"{let_go() - before} blocks stay behind when allocation {n} fails"
             # The same objects once more, as a caller would who has made room.
             again, _ = failing(call, 0, 0)
             assert again is not None, f"no memory after allocation {n} failed"

@@ -221,8 +221,8 @@ def test_shape_errors_are_both_kinds():
 
 
 def test_a_named_backend_that_cannot_serve_raises():
-    with pytest.raises(InputError, match=r"'native' cannot serve this call: the tensors have a dtype"):
-        LSTM(D, 4, backend="native", dtype=torch.float64)(torch.zeros(3, 2, D, dtype=torch.float64))
+    with pytest.raises(InputError, match=r"'native' cannot serve this call: the tensors are not on a device"):
+        LSTM(D, 4, backend="native", device="meta")(torch.zeros(3, 2, D, device="meta"))
 
 
 @pytest.mark.parametrize("gradient", [False, True])

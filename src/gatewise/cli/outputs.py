@@ -4,7 +4,6 @@ import glob
 from pathlib import Path
 
 from gatewise.errors import InputError
-from gatewise.format import MODEL_NAME
 
 
 def check_output(output: str, *inputs: str | None) -> None:
@@ -20,6 +19,8 @@ def check_output(output: str, *inputs: str | None) -> None:
     place = Path(output)
     if not place.is_file():
         return
+    from gatewise.format import MODEL_NAME  # NumPy, which no help needs
+
     for given in inputs:
         if given is None:
             continue

@@ -322,13 +322,15 @@ class LSTM(nn.Module):
         final: list[State] = []
         traces: Trace = []
         y = x
+        # What no restart reaches has no gradient.
+        restarts = self.learned_state and reset is not None
         for layer in range(self.num_layers):
             # Residual connections pass by dropout, as in GNMT.
             fed = self._dropped(y, valid) if layer and self.dropout and self.training else y
             here = range(layer * self._directions, (layer + 1) * self._directions)
             result = ops.layer(
                 fed,
-                [self._direction(fed, k, initial[k], starts[k]) for k in here],
+                [self._direction(fed, k, initial[k], starts[k] if restarts else None) for k in here],
                 self.variant,
                 lengths=lengths,
                 reset=reset,
@@ -347,7 +349,7 @@ class LSTM(nn.Module):
         # The mask is drawn over the packed data, as in torch.
         return packed.spread(noise.drop(y[valid], self.dropout, self.generator), valid)
 
-    def _direction(self, x: Tensor, index: int, state: State, start: State) -> ops.Direction:
+    def _direction(self, x: Tensor, index: int, state: State, start: State | None) -> ops.Direction:
         weights = {kind: getattr(self, kind + self._suffixes[index]) for kind in self._kinds}
         if self.weight_drop and self.training:
             weights["weight_hh"] = noise.drop(weights["weight_hh"], self.weight_drop, self.generator)
@@ -361,8 +363,7 @@ class LSTM(nn.Module):
                 training=self.training,
                 generator=self.generator,
             )
-        begin = start if self.learned_state else None
-        return ops.Direction(state, ops.Weights(**weights), bool(index % self._directions), begin, masks)
+        return ops.Direction(state, ops.Weights(**weights), bool(index % self._directions), start, masks)
 
     def _shapes(self, x: Tensor) -> dict[str, tuple[int, ...]]:
         """The shape of each state."""

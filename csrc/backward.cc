@@ -110,12 +110,9 @@ void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stag
 void BackwardGroup::products(std::size_t s) {
   const std::size_t gates = layer_.gates();
   Real* const of_h = layer_.layer_norm ? job_.saved.norm_h : job_.saved.gates;
-  for (std::size_t k = 0; k < job_.count; ++k) {
-    chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dh);
-    if (sequence_.h_mask && !sequence_.recurrent_mask) chunks_[k].from = rows_[k].carry;
-  }
+  for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dh);
   panel_products(layout_.dh, job_.packed_backward, chunks_, job_.count, gates);
-  if (sequence_.recurrent_mask) unmask();
+  if (sequence_.recurrent_mask || sequence_.h_mask) pass_by();
   if (layer_.seen_count) {
     for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dseen);
     const Real* packed = job_.packed_backward + layout_.dseen_at();
@@ -172,17 +169,18 @@ void BackwardGroup::store_dx(const BackwardRows& rows, const Real* from, std::si
   }
 }
 
-// h entered the products through a mask, the part that zoneout let pass did not.
-void BackwardGroup::unmask() {
+// h entered the products through a mask, the part that zoneout let pass did not. That part comes after the sums: where it
+// is large, sums that start from it lose a digit.
+void BackwardGroup::pass_by() {
   const std::size_t wide = layer_.recurrent();
   for (std::size_t k = 0; k < job_.count; ++k)
     for (std::size_t r = 0; r < rows_[k].active; ++r) {
-      const Real* mask = sequence_.recurrent_mask + rows_[k].chunk->row[r] * wide;
+      const Real* mask = sequence_.recurrent_mask ? sequence_.recurrent_mask + rows_[k].chunk->row[r] * wide : nullptr;
       for (std::size_t v = 0; v < layout_.dh.vectors; ++v) {
         const std::size_t at = v * kVectorStride + r * kWidth;
-        const Floats m = load_some(mask + v * kWidth, lanes_of(v, wide));
         const Floats past = sequence_.h_mask ? load(rows_[k].carry + at) : Floats{};
-        store(rows_[k].dh + at, fma(load(rows_[k].dh + at), m, past));
+        const Floats sum = load(rows_[k].dh + at);
+        store(rows_[k].dh + at, mask ? fma(sum, load_some(mask + v * kWidth, lanes_of(v, wide)), past) : sum + past);
       }
     }
 }

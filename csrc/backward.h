@@ -98,7 +98,7 @@ class BackwardGroup {
 
   void store_dx(const BackwardRows& rows, const Real* from, std::size_t r, std::size_t s) const;
 
-  void unmask();
+  void pass_by();
 
   void restart(const BackwardRows& rows, std::size_t r) const;
 

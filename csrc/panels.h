@@ -92,7 +92,6 @@ struct PanelChunk {
   const Real* const* rows = nullptr;
   const Real* lines = nullptr;
   std::size_t line = 0, block = 0;  // vectors from one row's line to the next, floats from one block's to the next
-  const Real* from = nullptr;
   Real* to = nullptr;
 };
 
@@ -109,7 +108,7 @@ inline void panel_products(const Panels& shape, const Real* packed, const PanelC
       const std::size_t last = first + stride < depth ? first + stride : depth;
       const auto tile_of = [&](const PanelChunk& chunk, std::size_t panel) {
         const std::size_t at = shape.first(panel) * kVectorStride;
-        const Real* const from = first ? chunk.to + at : chunk.from ? chunk.from + at : nullptr;
+        const Real* const from = first ? chunk.to + at : nullptr;
         return PanelTile{chunk.rows, chunk.lines, chunk.line, chunk.block,  gates, packed + shape.at(panel),
                          first,      last,        from,       chunk.to + at};
       };

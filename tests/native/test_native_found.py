@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from native_problem import FUSED
+from native_problem import FUSED, Tensors, draw, exact, singles
 from torch.utils.checkpoint import checkpoint
 
 from gatewise import LSTM, LSTMCell, _native
@@ -117,3 +117,15 @@ def test_wide_gradients_of_many_windows_equal_the_narrow_ones():
     finally:
         _native.use_isa(former)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "cifg"])
+def test_what_zoneout_lets_pass_costs_no_digit(cell: str):
+    """Sums of a step's gradients began with what had passed by the cell, which is larger than what is added to it."""
+    problem = draw(cell, 6, 23, 8, 49, noise=("h",))
+    truth, peer = exact(problem, trace=False), singles(problem, trace=False)[0]
+
+    def error(gradients: Tensors) -> float:
+        return (gradients["0.state.h"].double() - truth.gradients["0.state.h"]).square().mean().sqrt().item()
+
+    assert error(problem.run(trace=False).gradients) <= 2 * error(peer.gradients)

@@ -15,7 +15,8 @@ demo: $(VENV)/installed
 
 test: lint types imports unit
 
-lint: $(VENV)/installed
+# Before the build, which takes minutes.
+lint: $(VENV)/tools
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(VENV)/bin/clang-format --dry-run -Werror csrc/* tests/cpp/*.cc tests/cpp/*.h
@@ -140,5 +141,5 @@ $(VENV)/native: $(NATIVE) $(VENV)/tools
 $(VENV)/tools: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("gatewise needs Python 3.11 or newer, and " + sys.executable + " is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) scikit-build-core nanobind cmake ninja
+	$(PIP) scikit-build-core nanobind cmake ninja ruff clang-format
 	touch $@

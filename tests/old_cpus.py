@@ -161,8 +161,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as team:
         given = model(Path(folder))
         work = [
-            # Not AVX2's: this emulator (7.2) reads all of what a masked load reads in part, and ends where the rest is not
-            # there. Here, and on every processor that has it, `bits` compares them without it.
+            # Not AVX2's: this emulator (7.2) reads all of what a masked load reads in part, and ends where
+            # the rest is not there. Here, and on every processor that has it, `bits` compares them without it.
             team.submit(check_cases, OLDEST, "baseline", bits, cases),
             *(team.submit(check_python, cpu, CPUS[cpu], TORCH, given) for cpu in ("Nehalem", "Haswell")),
             team.submit(check_core, OLDEST),

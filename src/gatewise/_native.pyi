@@ -13,14 +13,8 @@ class Layer:
 class Tape:
     """What forward kept for backward."""
 
-class DoubleTape:
-    """The same of float64."""
-
 class Tapes:
     """What forward kept for backward of each member of an ensemble."""
-
-class DoubleTapes:
-    """The same of float64."""
 
 class Torch:
     """How torch's tensors are read and made: csrc/tensor.h."""
@@ -128,23 +122,12 @@ def forward(
 ) -> Tape | None:
     """Run a layer in one direction: csrc/engine.h. 0 is no tensor; strides in elements; releases the GIL."""
 
-def forward_double(
-    layer: Layer,
-    weights: Sequence[int],
-    reverse: bool,
-    call: Sequence[int],
-    state: Sequence[int],
-    start: Sequence[int],
-    final: Sequence[int],
-    trace: Sequence[int],
-    keep: str,
-    threads: int,
-) -> DoubleTape | None:
-    """``forward`` of float64."""
+forward_double = forward
+"""``forward`` of float64."""
 
 def backward(
     layer: Layer,
-    tape: Tape | DoubleTape,
+    tape: Tape,
     weights: Sequence[int],
     reverse: bool,
     call: Sequence[int],
@@ -178,24 +161,12 @@ def forward_members(
     Each list is that of ``forward``, and once more behind it what is to be added to get from one member to the next.
     """
 
-def forward_members_double(
-    layer: Layer,
-    count: int,
-    weights: Sequence[int],
-    reverse: bool,
-    call: Sequence[int],
-    state: Sequence[int],
-    start: Sequence[int],
-    final: Sequence[int],
-    trace: Sequence[int],
-    keep: str,
-    threads: int,
-) -> DoubleTapes:
-    """The same in float64."""
+forward_members_double = forward_members
+"""``forward_members`` of float64."""
 
 def backward_members(
     layer: Layer,
-    tapes: Tapes | DoubleTapes,
+    tapes: Tapes,
     weights: Sequence[int],
     reverse: bool,
     call: Sequence[int],
@@ -216,8 +187,8 @@ def backward_members(
 def math(name: str, source: int, target: int, count: int, isa: str | None = None) -> None:
     """Apply exp, sigmoid or tanh to an array of float32."""
 
-def math_double(name: str, source: int, target: int, count: int, isa: str | None = None) -> None:
-    """``math`` of float64."""
+math_double = math
+"""``math`` of float64."""
 
 class Model:
     """A model's blocks: csrc/executor.h. Addresses are not checked; 0 is none."""

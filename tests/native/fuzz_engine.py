@@ -61,7 +61,7 @@ def run_cases(first: int, seconds: float) -> int:
                 kinds[kind][0](case)
             except UnstableError:
                 print(json.dumps([seed, "unstable"]), flush=True)
-            except Exception:
+            except Exception:  # of any kind: the case that raised it must be told
                 traceback.print_exc()
                 facts = "".join(f"\n  {name}: {value}" for name, value in case.noted.items())
                 print(f"{kind}{facts}", file=sys.stderr, flush=True)

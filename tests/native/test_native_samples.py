@@ -1,6 +1,5 @@
 """Per-sample gradients and ensembles: to the bit what the engine gives for each sample and each member alone."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -214,7 +213,10 @@ def test_members_are_as_alone(cell: str | Cell, wanted: dict[str, Any], shared: 
         return [t if dim is None else t.select(dim, k) for t, dim in zip(given, dims, strict=True)]
 
     found = vmap(lambda given: operands.outputs(given, operands.cut), (dims,))(given)
-    run: Callable[..., Any] = lambda given: operands.gradients(given, operands.cut, operands.cotangents)  # noqa: E731
+
+    def run(given: Any) -> Any:
+        return operands.gradients(given, operands.cut, operands.cotangents)
+
     found += vmap(run, (dims,))(given)
     for k in range(3):
         expected = operands.outputs(member(k), operands.cut) + run(member(k))

@@ -8,6 +8,8 @@ the call gives them again. Prints of each call how many allocations it has, and 
 """
 
 import ctypes
+import gc
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,6 +47,7 @@ def failing(call: Call, first: int, last: int) -> tuple[Sequence[np.ndarray] | N
 
 def let_go() -> int:
     """Have the engine give back all memory that it keeps; the number of blocks in use then."""
+    gc.collect()  # objects that refer to each other, such as a graph and its tensors
     # The second allocation is that of the memory itself, for whose lack it lets go of everything.
     SHIM.begin_counting(2, EVER)
     try:
@@ -60,31 +63,32 @@ def same(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> bool:
     return len(a) == len(b) and all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
 
 
+def once(prepare: Callable[[], Call], expected: Sequence[np.ndarray], first: int, last: int) -> tuple[int, bool]:
+    """Call once without the allocations from first to last: how many there were, and whether it did without."""
+    call = prepare()
+    let_go()
+    results, count = failing(call, first, last)
+    if results is not None:
+        assert same(results, expected), f"other bits without allocation {first}"
+        return count, True
+    # The same objects once more, as a caller would who has made room.
+    again, _ = failing(call, 0, 0)
+    assert again is not None, f"no memory after allocation {first} failed"
+    assert same(again, expected), f"other bits in the call after allocation {first} failed"
+    return count, False
+
+
 def attack(prepare: Callable[[], Call], expected: Sequence[np.ndarray]) -> tuple[int, int]:
     """Let each allocation fail, and count them. ``prepare`` makes what one call needs, none of which counts."""
     without = n = 0
     for alone in (True, False):
-        n = 0
-        while True:
-            n += 1
-            call = prepare()
-            let_go()
-            results, count = failing(call, n, n if alone else EVER)
+        for n in itertools.count(1):
+            before = let_go()
+            count, did_without = once(prepare, expected, n, n if alone else EVER)
+            assert let_go() == before, f"{let_go() - before} blocks stay behind when allocation {n} fails"
             if count < n:
                 break
-            if results is not None:
-                assert same(results, expected), f"other bits without allocation {n}"
-                without += 1
-                continue
-            # Backward may take away what forward kept: the second time there is nothing left to take.
-            failing(call, n, n if alone else EVER)
-            before = let_go()
-            failing(call, n, n if alone else EVER)
-            assert let_go() == before, f"{let_go() - before} blocks stay behind when allocation {n} fails"
-            # The same objects once more, as a caller would who has made room.
-            again, _ = failing(call, 0, 0)
-            assert again is not None, f"no memory after allocation {n} failed"
-            assert same(again, expected), f"other bits in the call after allocation {n} failed"
+            without += did_without
     return n - 1, without
 
 
@@ -235,6 +239,7 @@ KINDS: dict[str, Callable[[], Callable[[], Call]]] = {
 
 def main() -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # what the modules are made of need not be looked at again, thousands of times
     for kind in sys.argv[1:]:
         prepare = KINDS[kind]()
         # Twice before: what torch and Python make only the first time is made here.

@@ -10,10 +10,11 @@ from native_problem import Tensors, check_same_bits
 from torch import Tensor
 
 from gatewise.ops import BACKENDS
+from gatewise.spec import Variant
 
 T = TypeVar("T")
 Values = Callable[[torch.dtype, int], Tensors]
-"""What the reference gives in a dtype, with every second number moved to a neighbour unless the number is 0."""
+"""What the reference gives in a dtype, with the numbers moved unless the number is 0 (``Moved``)."""
 
 SMALL, PEERS = 1e-6, 8
 DTYPES = sorted(BACKENDS["native"].dtypes & {torch.float32, torch.float64}, key=str)
@@ -102,14 +103,32 @@ class Draw(random.Random):
         kinds = [torch.int64, torch.int64, torch.int32, torch.int16]
         return self.layout(torch.tensor(lengths, dtype=self.choice(kinds)))
 
+    def dtype(self, variant: Variant, hidden: int) -> torch.dtype:
+        """What a cell of H units computes in: float32 or float64.
 
-class Neighbours:
-    """Moves every second number to the next float above or below: errors of rounding, seen from outside."""
+        Not float64 where all that a layer norm sees may be equal, by a clip or as the only one: there torch's own, the
+        truth in float64, is off by what rounding leaves times one over the root of its epsilon.
+        """
+        drawn = self.choice(DTYPES)
+        without_variance = variant.layer_norm and (variant.clip is not None or hidden == 1)
+        return torch.float32 if without_variance else drawn
+
+
+class Moved:
+    """Moves numbers: errors of rounding, seen from outside.
+
+    Every second one to the next float above or below, for the first seeds. All of them by about a thousand floats, for
+    those after: a result that is one number, large or ill-conditioned, may be rounded well by luck in every neighbour.
+    """
 
     def __init__(self, seed: int):
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator, self._far = torch.Generator().manual_seed(seed), seed > PEERS
 
     def __call__(self, tensor: Tensor) -> Tensor:
+        if self._far:
+            factor = 1 + (torch.rand(tensor.shape, generator=self._generator) - 0.5) * 2**-12
+            # Floats also where doubles are asked for, so that both have the same numbers.
+            return (tensor.float() * factor).to(tensor.dtype)
         draws = torch.randint(4, tensor.shape, generator=self._generator)
         up, down = (torch.nextafter(tensor, torch.full((), end, dtype=tensor.dtype)) for end in (math.inf, -math.inf))
         return torch.where(draws == 0, up, torch.where(draws == 1, down, tensor))
@@ -118,14 +137,18 @@ class Neighbours:
 def compare(ours: Tensors, values: Values, factor: float, dtype: torch.dtype = torch.float32) -> None:
     """Hold the engine's results to the reference.
 
-    In float32 within 1e-6 × max(1, max|float64|); else within ``factor`` times the largest error that the reference
-    itself has in float32 over several runs, on the numbers as they are and moved to their neighbours. In float64
-    within twice the same, made as much smaller as its errors of rounding are: the reference is rounded there too.
+    In float32 within 1e-6 × max(1, max|float64|); else within three times ``factor`` times the largest error that the
+    reference itself has in float32 over several runs, on the numbers as they are and moved. In float64 within twice the
+    same, made as much smaller as its errors of rounding are: the reference is rounded there too.
+
+    Three times, because the largest error of a result is a draw, ours as the reference's, and minutes bring tens of
+    thousands of them: of those off by more than 3e-7 one in a hundred is beyond ``factor``, one in some thousands
+    beyond twice that. A lost digit is beyond all of it.
 
     Args:
         ours: results by name.
         values: the reference.
-        factor: 2, or 3 where rounding errors are multiplied.
+        factor: what one case is held to: 2, or 3 where rounding errors are multiplied.
         dtype: in which the engine computed.
 
     Raises:
@@ -142,12 +165,16 @@ def compare(ours: Tensors, values: Values, factor: float, dtype: torch.dtype = t
     far = {name: found for name, found in far.items() if not found <= smaller * SMALL * scale(truth[name])}
     if not far:
         return
-    peers = [values(torch.float32, seed) for seed in range(1 + PEERS)]
+    near = [values(torch.float32, seed) for seed in range(1 + PEERS)]
+    beyond = range(1 + PEERS, 1 + 2 * PEERS)
+    around = [(values(torch.float32, seed), values(torch.float64, seed)) for seed in beyond]
     for name, found in far.items():
-        worst = max(off(peer[name], truth[name]) for peer in peers)
-        if not worst <= 1e-3 * scale(truth[name]):
+        size = scale(truth[name])
+        worst = max(off(peer[name], truth[name]) for peer in near)
+        if not worst <= 1e-3 * size:
             raise UnstableError(name)
-        bound = smaller * factor * worst
+        worst = max(worst, *(size * off(peer[name], exact[name]) / scale(exact[name]) for peer, exact in around))
+        bound = smaller * 3 * factor * worst
         assert found <= bound, f"{name} is off by {found:.3g}, allowed is {bound:.3g}"
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from fuzz_drawing import DTYPES, Draw, Neighbours, compare, same_bits
+from fuzz_drawing import Draw, Moved, compare, same_bits
 from native_problem import ISAS, Problem, Tensors, draw, factor_of
 from native_rows import EVERY, SEEING, name_of, row_of
 from torch import Tensor
@@ -27,7 +27,7 @@ def run_layer(case: Draw) -> None:
     former = _native.isa()
     _native.use_isa(case.choice(ISAS))
     threads, save = case.choice([1, 1, 2, 3, 4]), case.choice(["all", "states"])
-    dtype = case.choice(DTYPES)
+    dtype = case.dtype(problem.variant, case.noted["H"])
     case.note(isa=_native.isa(), threads=threads, save=save, dtype=dtype)
     torch.set_num_threads(threads)
     try:
@@ -42,7 +42,7 @@ def run_layer(case: Draw) -> None:
         _native.use_isa(former)
 
     def reference(dtype: torch.dtype, seed: int) -> Tensors:
-        move = Neighbours(seed)
+        move = Moved(seed)
         given = problem.map(lambda name, tensor: tensor if "noise" in name else move(tensor)) if seed else problem
         return outcome(given, wanted, "reference", dtype)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from fuzz_drawing import DTYPES, Draw, Neighbours, compare, same_bits
+from fuzz_drawing import Draw, Moved, compare, same_bits
 from native_problem import ISAS, Tensors, multiplies
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -140,7 +140,7 @@ def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], multipli
     leaves = case.some(names, case.choice([0.2, 0.9])) if case.flag() else names
     keep, weights = case.flag(), case.randrange(1 << 30)
     threads, isa = case.choice([1, 1, 2, 4]), case.choice(ISAS)
-    dtype = case.choice(DTYPES)
+    dtype = case.dtype(module.variant, module.hidden_size)
     module = module.to(dtype)
     case.note(leaves=leaves, twice=keep, isa=isa, threads=threads, dtype=dtype)
 
@@ -188,7 +188,7 @@ def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], multipli
         _native.use_isa(former)
 
     def reference(dtype: torch.dtype, seed: int) -> Tensors:
-        move = Neighbours(seed)
+        move = Moved(seed)
         peer = copy.deepcopy(module).to(dtype)
         if seed:
             for parameter in peer.parameters():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuzz_drawing import Draw, Neighbours, compare
+from fuzz_drawing import Draw, Moved, compare
 from native_problem import ISAS, Tensors
 from numpy.typing import NDArray
 
@@ -211,7 +211,7 @@ def whole(case: Draw, file: ModelFile, model: Model, x: Array, candidates: Array
     )
 
     def reference(dtype: torch.dtype, seed: int) -> Tensors:
-        move = Neighbours(seed)
+        move = Moved(seed)
         network, given = from_file(file), torch.from_numpy(np.ascontiguousarray(x))
         if seed:
             for tensor in (*network.parameters(), *network.buffers()):

@@ -169,8 +169,8 @@ void BackwardGroup::store_dx(const BackwardRows& rows, const Real* from, std::si
   }
 }
 
-// h entered the products through a mask, the part that zoneout let pass did not. That part comes after the sums: where it
-// is large, sums that start from it lose a digit.
+// h entered the products through a mask, the part that zoneout let pass did not. That part comes after the sums: where
+// it is large, sums that start from it lose a digit.
 void BackwardGroup::pass_by() {
   const std::size_t wide = layer_.recurrent();
   for (std::size_t k = 0; k < job_.count; ++k)

@@ -2,7 +2,7 @@
 
 Every step of the real loop is followed by the forward pass, the loss and the backward pass of a copy of the network on
 a batch that is there: both see the same machine at the same time. Where the loop's time goes is told by the functions
-that are given to it and by hooks of the gradients and of the optimizer.
+that are given to it and by hooks of the gradients.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from bench.measure import quartiles
 from gatewise import Forecaster
@@ -30,9 +29,7 @@ from gatewise.train import Part, Step, train
 HORIZON = 24
 LEVELS = (0.1, 0.5, 0.9)
 WARM = 2 * STEPS_AT_ONCE  # steps that do not count
-PIECES = (
-    "rate, zero_grad", "draw and gather", "forward and loss", "backward", "sums, norm, clip", "optimizer", "after it",
-)  # fmt: skip
+PIECES = ("rate, zero_grad", "draw and gather", "forward and loss", "backward", "norm, clip, optimizer")
 """The parts of a step, in their order."""
 
 
@@ -119,16 +116,12 @@ class Alternating:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Mark the last gradient's coming and the optimizer's work for as long as this lasts."""
+        """Mark the last gradient's coming for as long as this lasts."""
 
         def came(_: Tensor) -> None:
             self._backward = process_time()
 
-        def around(*_: object) -> None:
-            self._mark()
-
         handles = [p.register_post_accumulate_grad_hook(came) for p in self.network.parameters()]
-        handles += [register_optimizer_step_pre_hook(around), register_optimizer_step_post_hook(around)]
         try:
             yield
         finally:

@@ -171,7 +171,7 @@ class _Work(Generic[Batch]):
             gradients.scale(1 / max(count, 1))
             self._diverge(mean, norm, culprit, blamed=not math.isfinite(mine))
         self._average(gradients, max(count, 1), norm)
-        run.optimizer.step()
+        run.take_step()
         run.step += 1
         run.average.update(run.steps_done())
         result = Step(run.epoch, run.step, mean, rate, norm, int(count), time.perf_counter() - started)

@@ -14,6 +14,7 @@ from gatewise.train.checkpoint import Checkpoints
 from gatewise.train.group import Group, Part
 from gatewise.train.history import Epoch, History, OnEvent, Step
 from gatewise.train.plan import Plan, make_optimizer
+from gatewise.train.steps import step_of
 from gatewise.train.weights import Average, copy_of, random_states, restore_random_states
 
 CHANGEABLE = (
@@ -81,6 +82,7 @@ class Run:
         """Start, or go on from the last checkpoint."""
         self.group.align(self.module)
         self.optimizer = make_optimizer(self.plan, self.parameters)
+        self.take_step = step_of(self.optimizer)
         self.average = Average(self.module, self.plan.average)
         self._best = copy_of(self.module)
         if self._checkpoints is not None:

@@ -8,7 +8,7 @@ from gatewise.data.windows import OriginRanges
 from gatewise.runtime.windows import Batch, Origins, Windows
 from gatewise.train import Part
 
-STEPS_AT_ONCE = 8
+STEPS_AT_ONCE = 16
 """Drawing and gathering cost about the same for one small batch as for several: half of it is calls."""
 
 VALUES_AT_ONCE = 4_000_000

@@ -10,7 +10,8 @@ from native_problem import Tensors, check_same_bits
 from torch import Tensor
 
 from gatewise.ops import BACKENDS
-from gatewise.spec import Variant
+from gatewise.reference.cell import SQUASH
+from gatewise.spec import Gate, Variant
 
 T = TypeVar("T")
 Values = Callable[[torch.dtype, int], Tensors]
@@ -22,7 +23,7 @@ DTYPES = sorted(BACKENDS["native"].dtypes & {torch.float32, torch.float64}, key=
 
 
 class UnstableError(Exception):
-    """The reference in float32 has no digits left, so that there is nothing to compare with."""
+    """The reference in float32 has no digits left, or rounding decides on which side of an edge a gate is."""
 
 
 class Draw(random.Random):
@@ -176,6 +177,35 @@ def compare(ours: Tensors, values: Values, factor: float, dtype: torch.dtype = t
         worst = max(worst, *(size * off(peer[name], exact[name]) / scale(exact[name]) for peer, exact in around))
         bound = smaller * 3 * factor * worst
         assert found <= bound, f"{name} is off by {found:.3g}, allowed is {bound:.3g}"
+
+
+def check_edges(ours: Tensors, truth: Tensors, variant: Variant) -> None:
+    """Tell apart a gradient that is wrong from one on the other side of a bound, where rounding decides which it is.
+
+    Args:
+        ours: the traced gates of a call, by names that end with theirs.
+        truth: those of the reference in float64.
+        variant: the cell, whose gates have an edge at the bounds of its clip and where a rectifier begins.
+
+    Raises:
+        UnstableError: a gate is at an edge in one of them and not in the other.
+    """
+    for name in ours:
+        gate = next((gate for gate in variant.cell.learned if gate.name == name.rpartition(".")[-1]), None)
+        if gate is not None and not torch.equal(
+            _at_edge(ours[name], gate, variant), _at_edge(truth[name], gate, variant)
+        ):
+            raise UnstableError(name)
+
+
+def _at_edge(value: Tensor, gate: Gate, variant: Variant) -> Tensor:
+    found = value == 0 if gate.squash == "relu" else torch.zeros_like(value, dtype=torch.bool)
+    if variant.clip is not None:
+        bounds = SQUASH[gate.squash](torch.tensor([-variant.clip, variant.clip], dtype=value.dtype))
+        # The engine's functions are within two units in the last place.
+        near = 4 * torch.finfo(value.dtype).eps * bounds.abs()
+        found = found | ((value[..., None] - bounds).abs() <= near).any(-1)
+    return found
 
 
 def scale(truth: Tensor) -> float:

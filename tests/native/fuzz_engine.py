@@ -94,7 +94,7 @@ def watch(first: int, seconds: float) -> int:
     shares = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     took = time.monotonic() - started
     print(f"{counts.total():,} cases in {took:.0f} s from seed {first} on: {shares}.")
-    print(f"In {unstable:,} of them a result had less than three digits in float32, and was not compared.")
+    print(f"{unstable:,} of them were not compared: less than three digits in float32, or a gate at an edge.")
     if status:
         print(f"Failed (status {status}). Once more: {sys.executable} {__file__} --seed {seed}", file=sys.stderr)
     return 1 if status else 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from fuzz_drawing import Draw, Moved, compare, same_bits
+from fuzz_drawing import Draw, Moved, check_edges, compare, same_bits
 from native_problem import ISAS, Problem, Tensors, draw, factor_of
 from native_rows import EVERY, SEEING, name_of, row_of
 from torch import Tensor
@@ -46,7 +46,12 @@ def run_layer(case: Draw) -> None:
         given = problem.map(lambda name, tensor: tensor if "noise" in name else move(tensor)) if seed else problem
         return outcome(given, wanted, "reference", dtype)
 
-    compare(ours, reference, factor_of(problem.variant), dtype)
+    try:
+        compare(ours, reference, factor_of(problem.variant), dtype)
+    except AssertionError:
+        exact = problem.map(lambda _, tensor: tensor.double()).forward("reference", trace=True)
+        check_edges(laid.forward("native", trace=True), exact, problem.variant)
+        raise
 
 
 def drawn_problem(case: Draw) -> Problem:

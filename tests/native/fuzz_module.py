@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from fuzz_drawing import Draw, Moved, compare, same_bits
+from fuzz_drawing import Draw, Moved, check_edges, compare, same_bits
 from native_problem import ISAS, Tensors, multiplies
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -41,7 +41,7 @@ def run_module(case: Draw) -> None:
     trace = case.flag(0.15)
     case.note(trace=trace, hx=len(given) > 1)
 
-    def call(layer: nn.Module, tensors: Sequence[Tensor]) -> Tensors:
+    def call(layer: nn.Module, tensors: Sequence[Tensor], trace: bool = trace) -> Tensors:
         sequence, *states = tensors
         hx = (tuple(states) if len(states) > 1 else states[0]) if states else None
         fed: Tensor | PackedSequence = sequence
@@ -54,7 +54,7 @@ def run_module(case: Draw) -> None:
             results |= {f"{number}.{k}": v.data if isinstance(v, PackedSequence) else v for k, v in values.items()}
         return results
 
-    check(case, module, call, given, multiplies(module.variant))
+    check(case, module, call, given, lambda layer, tensors: call(layer, tensors, trace=True))
 
 
 def run_cell(case: Draw) -> None:
@@ -74,7 +74,7 @@ def run_cell(case: Draw) -> None:
             hx = cell(x, hx)
         return dict(zip(CELLS[name].states, hx or (), strict=True))
 
-    check(case, module, call, given, multiplies(module.variant))
+    check(case, module, call, given)
 
 
 def drawn_cell(case: Draw, allowed: set[Option]) -> tuple[str, dict[str, Any]]:
@@ -134,8 +134,8 @@ def drawn_states(case: Draw, module: LSTM, rows: Sequence[int]) -> list[Tensor]:
     return drawn
 
 
-def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], multiplied: bool) -> None:
-    """Forward and backward on the engine, twice, and by the reference."""
+def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], traced: Call | None = None) -> None:
+    """Forward and backward on the engine, twice, and by the reference; ``traced`` is the call with its gates."""
     names = ["x", *(f"hx{i}" for i in range(len(given) - 1)), *dict(module.named_parameters())]
     leaves = case.some(names, case.choice([0.2, 0.9])) if case.flag() else names
     keep, weights = case.flag(), case.randrange(1 << 30)
@@ -196,4 +196,13 @@ def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], multipli
         peer.backend = "reference"
         return outcome(peer, [move(tensor) if seed else tensor for tensor in given], dtype, False)
 
-    compare(ours, reference, 3 if multiplied else 2, case.noted["dtype"])
+    try:
+        compare(ours, reference, 3 if multiplies(module.variant) else 2, case.noted["dtype"])
+    except AssertionError:
+        if traced is not None:
+            exact = copy.deepcopy(module).double()
+            exact.backend = "reference"
+            with torch.no_grad():
+                gates = traced(module, [tensor.to(dtype) for tensor in given])
+                check_edges(gates, traced(exact, [tensor.double() for tensor in given]), module.variant)
+        raise

@@ -25,7 +25,7 @@ PYTHONS = {("cp311", "cp311"), ("cp312", "abi3")}
 LINKED = re.compile(r"lib(c|m|dl|pthread|gcc_s|stdc\+\+)\.so\.\d+|ld-linux.*\.so\.\d+")
 ISAS = {"EM_X86_64": {"avx512", "avx2", "baseline"}, "EM_AARCH64": {"neon", "baseline"}}
 CORE = re.compile(r"gatewise/_native\.[\w.-]+\.so")
-SHIPPED = re.compile(r"gatewise/[\w/]+\.(py|pyi)|gatewise/py\.typed|gatewise-[\w.]+\.dist-info/[\w./-]+")
+SHIPPED = re.compile(r"gatewise/[\w/]+\.(py|pyi|css|html\.j2)|gatewise/py\.typed|gatewise-[\w.]+\.dist-info/[\w./-]+")
 NEEDED = {"CMakeLists.txt", "LICENSE", "PKG-INFO", "README.md", "csrc/bindings.cc", "pyproject.toml"}
 BUILT = re.compile(r"(^|/)(build|dist|runs|__pycache__|\.[^/]+)(/|$)|\.(so|o|a|pyc|whl)$")
 FOLDERS = re.compile(rb"/(?:home|root|Users|tmp|private|var|opt|usr/(?:src|local))/[\w.@/+-]+")
@@ -43,7 +43,7 @@ def faults_of_wheel(path: Path) -> Iterator[str]:
     if path.stat().st_size > MOST_BYTES:
         yield f"it has {path.stat().st_size:,} bytes, more than {MOST_BYTES:,}."
     with zipfile.ZipFile(path) as wheel:
-        files = {name: wheel.read(name) for name in wheel.namelist()}
+        files = {each.filename: wheel.read(each) for each in wheel.infolist() if not each.is_dir()}
     cores = [name for name in files if CORE.fullmatch(name)]
     if len(cores) != 1:
         yield f"it holds {len(cores)} cores, not one."

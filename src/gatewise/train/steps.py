@@ -11,7 +11,7 @@ def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
 
     torch's ``step`` checks the options, looks for hooks, opens a range for profilers and sorts the tensors by device
     and dtype, each time. Of a fused AdamW on the CPU, whose weights are of one dtype, this calls the kernel alone,
-    once all weights have a gradient and a state. Hooks of the optimizer are not called then.
+    wherever all weights have a gradient and a state. Hooks of optimizers are called in the other steps only.
 
     Args:
         optimizer: whose weights keep their dtypes and devices from now on.
@@ -30,7 +30,7 @@ def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
 
     @torch.no_grad()
     def step() -> None:
-        groups = optimizer.param_groups  # others once a state has been loaded
+        groups = [group for group in optimizer.param_groups if group["params"]]
         lists = [_tensors(optimizer, group) for group in groups]
         if () in lists:
             optimizer.step()
@@ -51,7 +51,7 @@ def _tensors(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> tuple[l
     if not group["fused"] or group["amsgrad"] or group["differentiable"]:
         return ()
     weights = group["params"]
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    gradients = [weight.grad for weight in weights if weight.grad is not None and not weight.grad.is_sparse]
     states = [state for weight in weights if (state := optimizer.state.get(weight))]
     if not len(weights) == len(gradients) == len(states):
         return ()

@@ -23,6 +23,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
+FEW = 5
+"""Cases that need not be compared; of many, two in a hundred more."""
+
 LONGEST = 300
 """Seconds after which a case counts as one that does not end."""
 
@@ -36,7 +39,7 @@ def begin(seed: int) -> Iterator[int]:
 def run_cases(first: int, seconds: float) -> int:
     """Run cases in this process, and say of each on standard output when it begins and how it ended."""
     import torch
-    from fuzz_drawing import Draw, UnstableError
+    from fuzz_drawing import Draw, EdgeError, UnstableError
     from fuzz_layer import run_layer
     from fuzz_module import run_cell, run_module
     from fuzz_runtime import run_runtime
@@ -59,8 +62,8 @@ def run_cases(first: int, seconds: float) -> int:
             print(json.dumps([seed, kind]), flush=True)
             try:
                 kinds[kind][0](case)
-            except UnstableError:
-                print(json.dumps([seed, "unstable"]), flush=True)
+            except (UnstableError, EdgeError) as error:
+                print(json.dumps([seed, type(error).__name__]), flush=True)
             except Exception:  # of any kind: the case that raised it must be told
                 traceback.print_exc()
                 facts = "".join(f"\n  {name}: {value}" for name, value in case.noted.items())
@@ -90,11 +93,14 @@ def watch(first: int, seconds: float) -> int:
             seed, kind = json.loads(line)
             counts[kind] += 1
     status = child.wait()
-    unstable = counts.pop("unstable", 0)
+    unstable, edge = counts.pop("UnstableError", 0), counts.pop("EdgeError", 0)
     shares = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     took = time.monotonic() - started
     print(f"{counts.total():,} cases in {took:.0f} s from seed {first} on: {shares}.")
-    print(f"{unstable:,} of them were not compared: less than three digits in float32, or a gate at an edge.")
+    print(f"Not compared: {unstable:,} with less than three digits in float32, {edge:,} with a gate at an edge.")
+    if unstable + edge > FEW + counts.total() / 50:
+        print("That is too many.", file=sys.stderr)
+        return 1
     if status:
         print(f"Failed (status {status}). Once more: {sys.executable} {__file__} --seed {seed}", file=sys.stderr)
     return 1 if status else 0

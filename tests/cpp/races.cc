@@ -26,11 +26,12 @@ void expect(bool holds, const char* what) {
   std::exit(1);
 }
 
-std::vector<float> uniform(std::size_t count, unsigned seed) {
+template <class Real>
+std::vector<Real> uniform(std::size_t count, unsigned seed) {
   std::mt19937 generator(seed);
-  std::uniform_real_distribution<float> draw(-0.4f, 0.4f);
-  std::vector<float> values(count);
-  for (float& value : values) value = draw(generator);
+  std::uniform_real_distribution<Real> draw(Real(-0.4), Real(0.4));
+  std::vector<Real> values(count);
+  for (Real& value : values) value = draw(generator);
   return values;
 }
 
@@ -47,37 +48,45 @@ Layer lstm() {
 }
 
 const Layer kLayer = lstm();
-const std::vector<float> kX = uniform(T * B * D, 1), kDy = uniform(T * B * H, 2);
-const std::vector<float> kWeightX = uniform(4 * H * D, 3), kWeightH = uniform(4 * H * H, 4), kBias = uniform(4 * H, 5);
+template <class Real>
+const std::vector<Real> kX = uniform<Real>(T * B * D, 1);
+template <class Real>
+const std::vector<Real> kDy = uniform<Real>(T * B * H, 2);
+template <class Real>
+const std::vector<Real> kWeightX = uniform<Real>(4 * H * D, 3);
+template <class Real>
+const std::vector<Real> kWeightH = uniform<Real>(4 * H * H, 4);
+template <class Real>
+const std::vector<Real> kBias = uniform<Real>(4 * H, 5);
 
 // One caller's call, and what it writes.
+template <class Real>
 struct Call {
-  std::vector<float> y = std::vector<float>(T * B * H), dx = std::vector<float>(T * B * D);
-  std::vector<float> dweight_x = std::vector<float>(4 * H * D), dweight_h = std::vector<float>(4 * H * H);
-  Weights<float> weights = {};
-  Sequence<float> sequence;
+  std::vector<Real> y = std::vector<Real>(T * B * H), dx = std::vector<Real>(T * B * D);
+  std::vector<Real> dweight_x = std::vector<Real>(4 * H * D), dweight_h = std::vector<Real>(4 * H * H);
+  Weights<Real> weights = {};
+  Sequence<Real> sequence;
   std::vector<std::int64_t> lengths;
 
   explicit Call(bool ragged) {
-    weights[kWeightIh] = kWeightX.data();
-    weights[kWeightHh] = kWeightH.data();
-    weights[kBiasIh] = weights[kBiasHh] = kBias.data();
+    weights[kWeightIh] = kWeightX<Real>.data();
+    weights[kWeightHh] = kWeightH<Real>.data();
+    weights[kBiasIh] = weights[kBiasHh] = kBias<Real>.data();
     sequence.steps = T;
     sequence.rows = B;
-    sequence.x = {kX.data(), B * D, D};
+    sequence.x = {kX<Real>.data(), B * D, D};
     sequence.y = {y.data(), B * H, H};
     if (!ragged) return;
     for (std::size_t b = 0; b < B; ++b) lengths.push_back(static_cast<std::int64_t>(b * 7 % (T + 1)));
     sequence.lengths = lengths.data();
   }
 
-  std::unique_ptr<Tape<float>> run(const Kernels<float>& kernels, Keep keep, std::size_t threads,
-                                   Interrupt& interrupt) {
-    return forward(kernels, kLayer, weights, sequence, keep, threads, interrupt);
+  std::unique_ptr<Tape<Real>> run(Keep keep, std::size_t threads, Interrupt& interrupt) {
+    return forward(isa_in_use().kernels<Real>(), kLayer, weights, sequence, keep, threads, interrupt);
   }
-  void run_back(Tape<float>& tape, std::size_t threads, Interrupt& interrupt) {
-    Gradients<float> gradients;
-    gradients.dy = {kDy.data(), B * H, H};
+  void run_back(Tape<Real>& tape, std::size_t threads, Interrupt& interrupt) {
+    Gradients<Real> gradients;
+    gradients.dy = {kDy<Real>.data(), B * H, H};
     gradients.dx = {dx.data(), B * D, D};
     gradients.dweights[kWeightIh] = dweight_x.data();
     gradients.dweights[kWeightHh] = dweight_h.data();
@@ -88,10 +97,11 @@ struct Call {
   }
 };
 
-std::unique_ptr<Call> alone(bool ragged) {
-  auto call = std::make_unique<Call>(ragged);
+template <class Real>
+std::unique_ptr<Call<Real>> alone(bool ragged) {
+  auto call = std::make_unique<Call<Real>>(ragged);
   Interrupt interrupt;
-  const auto tape = call->run(isa_in_use().kernels<float>(), Keep::kAll, 1, interrupt);
+  const auto tape = call->run(Keep::kAll, 1, interrupt);
   call->run_back(*tape, 1, interrupt);
   return call;
 }
@@ -103,15 +113,16 @@ void at_once(Work work) {
   for (std::thread& caller : callers) caller.join();
 }
 
-void separate_calls(const Call& even, const Call& ragged, int rounds) {
+template <class Real>
+void separate_calls(const Call<Real>& even, const Call<Real>& ragged, int rounds) {
   at_once([&](std::size_t number) {
     for (int round = 0; round < rounds; ++round) {
       const bool cut = (number + static_cast<std::size_t>(round)) % 2;
-      Call call(cut);
+      Call<Real> call(cut);
       Interrupt interrupt;
       const Keep keep = round % 3 ? Keep::kAll : Keep::kStates;
       const std::size_t threads = 1 + (number + static_cast<std::size_t>(round)) % 4;
-      const auto tape = call.run(isa_in_use().kernels<float>(), keep, threads, interrupt);
+      const auto tape = call.run(keep, threads, interrupt);
       call.run_back(*tape, threads, interrupt);
       expect(call.same(cut ? ragged : even), "calls beside each other give the bits of one alone");
     }
@@ -119,13 +130,14 @@ void separate_calls(const Call& even, const Call& ragged, int rounds) {
 }
 
 // One takes the window that forward kept, the others compute it again.
-void shared_tape(const Call& even, int rounds) {
+template <class Real>
+void shared_tape(const Call<Real>& even, int rounds) {
   for (int round = 0; round < rounds; ++round) {
-    Call whole(false);
+    Call<Real> whole(false);
     Interrupt interrupt;
-    const auto tape = whole.run(isa_in_use().kernels<float>(), Keep::kAll, 2, interrupt);
+    const auto tape = whole.run(Keep::kAll, 2, interrupt);
     at_once([&](std::size_t number) {
-      Call own(false);
+      Call<Real> own(false);
       own.y = whole.y;
       Interrupt none;
       own.run_back(*tape, 1 + number % 3, none);
@@ -134,13 +146,14 @@ void shared_tape(const Call& even, int rounds) {
   }
 }
 
-void nested_calls(const Call& even, int rounds) {
+template <class Real>
+void nested_calls(const Call<Real>& even, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     std::vector<int> right(6);
     auto outer = [&](std::size_t, std::size_t part) {
-      Call call(false);
+      Call<Real> call(false);
       Interrupt interrupt;
-      const auto tape = call.run(isa_in_use().kernels<float>(), Keep::kAll, 3, interrupt);
+      const auto tape = call.run(Keep::kAll, 3, interrupt);
       call.run_back(*tape, 3, interrupt);
       right[part] = call.same(even);
     };
@@ -150,10 +163,11 @@ void nested_calls(const Call& even, int rounds) {
 }
 
 // Stopped by its own poll, and by another thread at any moment: either it is whole, or it says so.
-void interrupts(const Call& even, int rounds) {
+template <class Real>
+void interrupts(const Call<Real>& even, int rounds) {
   for (int round = 0; round < rounds; ++round)
     at_once([&](std::size_t number) {
-      Call call(false);
+      Call<Real> call(false);
       Interrupt interrupt;
       interrupt.data = &interrupt;
       interrupt.asked = {};
@@ -163,7 +177,7 @@ void interrupts(const Call& even, int rounds) {
       if (number % 2) other = std::thread([&] { interrupt.stop = true; });
       bool stopped = false;
       try {
-        const auto tape = call.run(isa_in_use().kernels<float>(), Keep::kAll, 3, interrupt);
+        const auto tape = call.run(Keep::kAll, 3, interrupt);
         call.run_back(*tape, 3, interrupt);
       } catch (const Interrupted&) {
         stopped = true;
@@ -185,6 +199,15 @@ void kept_memory(int rounds) {
   });
 }
 
+template <class Real>
+void all(int rounds) {
+  const auto even = alone<Real>(false), ragged = alone<Real>(true);
+  separate_calls(*even, *ragged, rounds);
+  shared_tape(*even, rounds);
+  nested_calls(*even, rounds);
+  interrupts(*even, rounds);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -194,11 +217,8 @@ int main(int count, char** arguments) {
   expect(!std::strcmp(team_name(), "own"), "the team is our own");
   for (const InstructionSet& isa : available()) {
     use_isa(isa);
-    const auto even = alone(false), ragged = alone(true);
-    separate_calls(*even, *ragged, rounds);
-    shared_tape(*even, rounds);
-    nested_calls(*even, rounds);
-    interrupts(*even, rounds);
+    all<float>(rounds);
+    all<double>(rounds);
     kept_memory(rounds * 100);
     std::printf("%s: no race and the same bits\n", isa.name);
   }

@@ -7,4 +7,7 @@ namespace gatewise {
 
 void bind_runtime(nanobind::module_& m);
 
+// Stream and Pool, which bind_runtime binds too.
+void bind_streams(nanobind::module_& m);
+
 }  // namespace gatewise

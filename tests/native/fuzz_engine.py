@@ -18,7 +18,6 @@ import select
 import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -64,11 +63,9 @@ def run_cases(first: int, seconds: float) -> int:
                 kinds[kind][0](case)
             except (UnstableError, EdgeError) as error:
                 print(json.dumps([seed, type(error).__name__]), flush=True)
-            except Exception:  # of any kind: the case that raised it must be told
-                traceback.print_exc()
-                facts = "".join(f"\n  {name}: {value}" for name, value in case.noted.items())
-                print(f"{kind}{facts}", file=sys.stderr, flush=True)
-                return 1
+            except Exception as error:
+                error.add_note(f"{kind}" + "".join(f"\n  {name}: {value}" for name, value in case.noted.items()))
+                raise
             if time.monotonic() >= end:
                 return 0
     raise AssertionError("there is no end of seeds.")

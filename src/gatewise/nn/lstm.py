@@ -322,8 +322,7 @@ class LSTM(nn.Module):
         final: list[State] = []
         traces: Trace = []
         y = x
-        # What no restart reaches has no gradient.
-        restarts = self.learned_state and reset is not None
+        restarts = self.learned_state and reset is not None  # what none reaches has no gradient
         for layer in range(self.num_layers):
             # Residual connections pass by dropout, as in GNMT.
             fed = self._dropped(y, valid) if layer and self.dropout and self.training else y

@@ -76,13 +76,18 @@ def _double(blocks: tuple[Block, ...], x: Array, *more: Array) -> Array:
     return y.detach().numpy()
 
 
-def _rounding(blocks: tuple[Block, ...], x: Array, exact: Array, *more: Array) -> float:
-    """How far the equations in torch's own float32 are from float64."""
-    network = from_file(weighted(blocks))
+def _rounding(blocks: tuple[Block, ...], x: Array, *more: Array) -> float:
+    """How far the equations in torch's own float32 are from float64; numbers beside x too, as one run may be lucky."""
+    network, errors = from_file(weighted(blocks)), list[float]()
     for module in network.modules():
         if isinstance(module, LSTM):
             module.backend = "reference"
-    return float(np.abs(network(*(torch.from_numpy(value) for value in (x, *more))).detach().numpy() - exact).max())
+    for seed in range(4 if x.dtype.kind == "f" else 1):
+        ends = np.random.default_rng(seed).choice([-np.inf, np.inf], x.shape)
+        near = np.nextafter(x, ends.astype(x.dtype)) if seed else x
+        y = network(*(torch.from_numpy(value) for value in (near, *more))).detach().numpy()
+        errors.append(float(np.abs(y - _double(blocks, near, *more)).max()))
+    return max(errors)
 
 
 def _check(blocks: tuple[Block, ...], x: Array, y: Array, *more: Array) -> None:
@@ -94,7 +99,7 @@ def _check(blocks: tuple[Block, ...], x: Array, y: Array, *more: Array) -> None:
     bound = 1e-6 * max(1.0, float(np.abs(exact).max()))
     error = float(np.abs(y - exact).max())
     # Deep and normalised ones magnify the rounding of any float32: no more than twice what torch's own comes to.
-    assert error <= bound or error <= 2 * _rounding(blocks, x, exact, *more)
+    assert error <= bound or error <= 2 * _rounding(blocks, x, *more)
 
 
 @pytest.mark.parametrize("blocks", [*CELL_CASES, *(pytest.param(blocks, id=_names(blocks)) for blocks in MIXED)])

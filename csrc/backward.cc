@@ -108,10 +108,9 @@ void BackwardGroup::cell_block(const BackwardRows& rows, std::size_t block, Stag
 
 // The gradients of the states before step s, and of x.
 void BackwardGroup::products(std::size_t s) {
-  const std::size_t gates = layer_.gates();
   Real* const of_h = layer_.layer_norm ? job_.saved.norm_h : job_.saved.gates;
   for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dh);
-  panel_products(layout_.dh, job_.packed_backward, chunks_, job_.count, gates);
+  multiply_weights(kWeightHh, chunks_, job_.count);
   if (sequence_.recurrent_mask || sequence_.h_mask) pass_by();
   if (layer_.seen_count) {
     for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_h, rows_[k].dseen);
@@ -121,9 +120,20 @@ void BackwardGroup::products(std::size_t s) {
   if (!job_.gradients->dx.data || few_rows()) return;
   Real* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
   for (std::size_t k = 0; k < job_.count; ++k) chunks_[k] = chunk_of(rows_[k], of_x, rows_[k].dx);
-  panel_products(layout_.dx, job_.packed_backward + layout_.dx_at(), chunks_, job_.count, gates);
+  multiply_weights(kWeightIh, chunks_, job_.count);
   for (std::size_t k = 0; k < job_.count; ++k)
     for (std::size_t r = 0; r < rows_[k].active; ++r) store_dx(rows_[k], rows_[k].dx + r * kWidth, r, s);
+}
+
+// The gradients of what the weights of h or of x were multiplied with.
+void BackwardGroup::multiply_weights(Weight weight, const PanelChunk* chunks, std::size_t count) const {
+  const bool of_h = weight == kWeightHh;
+  if (!job_.weights) {
+    const Real* const packed = job_.packed_backward + (of_h ? 0 : layout_.dx_at());
+    return panel_products(of_h ? layout_.dh : layout_.dx, packed, chunks, count, layer_.gates());
+  }
+  for (std::size_t k = 0; k < count; ++k)
+    if (chunks[k].active) multiply_unpacked(weight, of_h ? layer_.recurrent() : layer_.inputs, chunks[k]);
 }
 
 PanelChunk BackwardGroup::chunk_of(const BackwardRows& rows, Real* lines, Real* to) const {
@@ -134,7 +144,6 @@ PanelChunk BackwardGroup::chunk_of(const BackwardRows& rows, Real* lines, Real* 
 
 void BackwardGroup::input_gradients() {
   const Real* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
-  const Real* const packed = job_.packed_backward + layout_.dx_at();
   for (std::size_t k = 0; k < job_.count; ++k) {
     const BackwardRows& rows = rows_[k];
     const Chunk& chunk = *rows.chunk;
@@ -151,7 +160,7 @@ void BackwardGroup::input_gradients() {
                                  .line = single ? layout_.blocks * layer_.gates() : layer_.gates(),
                                  .block = active * layout_.line,
                                  .to = rows.dx};
-      panel_products(layout_.dx, packed, &source, 1, layer_.gates());
+      multiply_weights(kWeightIh, &source, 1);
       for (std::size_t i = 0; i < source.active; ++i)
         store_dx(rows, rows.dx + i * kWidth, single ? 0 : i, single ? s + i : s);
       s = last;

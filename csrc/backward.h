@@ -88,6 +88,9 @@ class BackwardGroup {
 
   void products(std::size_t s);
 
+  void multiply_weights(Weight weight, const PanelChunk* chunks, std::size_t count) const;
+  void multiply_unpacked(Weight weight, std::size_t columns, const PanelChunk& source) const;
+
   PanelChunk chunk_of(const BackwardRows& rows, Real* lines, Real* to) const;
 
   // With few rows the weights of x are not wanted at every step but once for many: the gradients of x come after all

@@ -34,6 +34,7 @@ class Backward {
         gradients_(gradients),
         window_(std::move(window)),
         recomputes_(!window_),
+        once_(plan.unpacked() && !plan.layer.projected && !gradients.samples),
         poll_(interrupt),
         place_(places(plan)) {
     Scratch<Real> history(tape.states.data());
@@ -60,12 +61,12 @@ class Backward {
   void run() {
     const Sizes& sizes = plan_.sizes;
     const std::size_t chunks = plan_.schedule.chunks().size();
-    pack(plan_, weights_, packed_, recomputes_);
+    pack(plan_, weights_, packed_, recomputes_ && !once_);
     const std::size_t parts = plan_.threads;
     auto packing = [&](std::size_t, std::size_t part) {
       plan_.kernels.pack_backward(plan_.layer, weights_, gradients_.dx.data != nullptr, packed_backward_, part, parts);
     };
-    parallel(parts, parts, packing);
+    if (!once_) parallel(parts, parts, packing);
     if (!plan_.schedule.row_steps()) std::memset(dpacked_, 0, sizes.packed_gradient * sizeof(Real));
     std::memset(sums_, 0, 2 * sum_count() * sizes.sums * sizeof(Real));
     std::memset(zeros_, 0, zero_count() * sizeof(Real));
@@ -78,8 +79,11 @@ class Backward {
       last = first;
     } while (last);
     if (samples()) return reduce_samples();
+    Real* dweights[kWeightKinds];
+    std::copy(std::begin(gradients_.dweights), std::end(gradients_.dweights), dweights);
+    if (once_) dweights[kWeightIh] = dweights[kWeightHh] = nullptr;  // they are there
     auto unpack = [&](std::size_t, std::size_t part) {
-      plan_.kernels.unpack(plan_.layer, dpacked_, totals_, chunks, gradients_.dweights, part, parts);
+      plan_.kernels.unpack(plan_.layer, dpacked_, totals_, chunks, dweights, part, parts);
     };
     parallel(parts, parts, unpack);
   }
@@ -97,8 +101,8 @@ class Backward {
     const Layer& layer = plan_.layer;
     const std::size_t chunks = plan_.schedule.chunks().size();
     packed_ = scratch.take(sizes.packed_forward);
-    packed_backward_ = scratch.take(sizes.packed_backward);
-    dpacked_ = scratch.take(sizes.packed_gradient * (samples() ? plan_.threads : 1));
+    packed_backward_ = scratch.take(once_ ? 0 : sizes.packed_backward);
+    dpacked_ = scratch.take(once_ ? 0 : sizes.packed_gradient * (samples() ? plan_.threads : 1));
     sums_ = scratch.take(2 * sum_count() * sizes.sums);
     totals_ = sums_ + sum_count() * sizes.sums;
     zeros_ = scratch.take(zero_count());
@@ -152,6 +156,7 @@ class Backward {
     BackwardJob<Real> job = job_;
     static_cast<Job<Real>&>(job) = job_for(plan_, group, packed_, job_.saved, place_.data(), first, last, scratch);
     job.watch = poll_.watch();
+    if (once_) job.weights = weights_;
     if (recomputes_) {
       Sequence<Real> again = plan_.sequence;
       for (Real*& trace : again.trace) trace = nullptr;
@@ -185,6 +190,7 @@ class Backward {
     job.seen_rows = job_.seen_rows;
     job.dprojected = job_.dprojected;
     job.dpacked = dpacked_;
+    if (once_) job.dweights = gradients_.dweights;
     job.begins = begins;
     job.scratch = scratch_ + worker * std::max(group_scratch_, plan_.sizes.reduce_scratch);
     job.watch = poll_.watch();
@@ -235,6 +241,7 @@ class Backward {
   const Gradients<Real>& gradients_;
   Buffer<Real> window_, memory_;
   const bool recomputes_;
+  const bool once_;  // one row-step: nothing is packed
   Poll poll_;
   std::vector<std::ptrdiff_t> place_;
   std::size_t window_steps_ = 1, group_scratch_ = 0;
@@ -274,9 +281,8 @@ std::unique_ptr<Tape<Real>> forward(const Kernels<Real>& kernels, const Layer& l
   const Buffer<Real> memory(count_of<Real>(take));
   Scratch<Real> scratch(memory.data());
   take(scratch);
-  const bool unpacked = plan.sizes.unpacked && plan.schedule.row_steps() == 1;
-  pack(plan, weights, packed, !unpacked);
-  run_forward(plan, packed, unpacked ? weights : nullptr, saved, scratches, interrupt);
+  pack(plan, weights, packed, !plan.unpacked());
+  run_forward(plan, packed, plan.unpacked() ? weights : nullptr, saved, scratches, interrupt);
   return tape;
 }
 

@@ -28,26 +28,47 @@ struct GateTile {
 
   template <std::size_t kRows, std::size_t kVectors>
   void run(std::size_t row) const {
+    part<kRows, kVectors, kVectors, 0>(row);
+  }
+
+  // kVectors of the kLine vectors of a line, from the kFirst-th on.
+  template <std::size_t kRows, std::size_t kVectors, std::size_t kLine, std::size_t kFirst>
+  void part(std::size_t row) const {
     Tile<kRows, kVectors> sum;
-    Real* at = gates + row * stride;
+    Real* at = gates + row * stride + kFirst * kWidth;
     if (!begins)
       load_tile<kRows, kVectors>(sum, at, stride, kWidth);
     else if (bias)
-      load_tile<kRows, kVectors>(sum, bias, 0, kWidth);
+      load_tile<kRows, kVectors>(sum, bias + kFirst * kWidth, 0, kWidth);
     else
       clear_tile<kRows, kVectors>(sum);
     for (std::size_t p = first; p < last; ++p) {
       const Piece& piece = pieces[p];
+      const Real* const panel = block + piece.at + kFirst * kWidth;
       const Real* rows[kRows];
       for (std::size_t r = 0; r < kRows; ++r) rows[r] = source[piece.source][row + r] + piece.from;
-      if (kVectors == 4 && piece.source == Piece::kSeen && seen_vectors == 3)
-        multiply<(kVectors == 4 ? 3 : kVectors)>(sum, rows, block + piece.at, piece.count);
+      if (kLine == 4 && piece.source == Piece::kSeen && seen_vectors == 3)
+        multiply<(kFirst + kVectors > 3 ? 3 - kFirst : kVectors), 3>(sum, rows, panel, piece.count);
       else
-        multiply<kVectors>(sum, rows, block + piece.at, piece.count);
+        multiply<kVectors, kLine>(sum, rows, panel, piece.count);
     }
     store_tile<kRows, kVectors>(sum, at, stride, kWidth);
   }
 };
+
+// A tile in two halves of its vectors.
+struct Halves {
+  const GateTile& tile;
+
+  template <std::size_t kRows, std::size_t kVectors>
+  void run(std::size_t row) const {
+    tile.part<kRows, kVectors, 2 * kVectors, 0>(row);
+    tile.part<kRows, kVectors, 2 * kVectors, kVectors>(row);
+  }
+};
+
+// What a first-level cache holds.
+constexpr std::size_t kNearBytes = std::size_t{32} << 10;
 
 // The vectors of a line of packed weights.
 template <std::size_t kVectors>
@@ -199,9 +220,17 @@ GateTile ForwardGroup::tile_of(std::size_t block, PieceGroup pieces, const Forwa
           layout_.seen_vectors};
 }
 
+// Four rows use vectors of 64 bytes up faster than a second-level cache brings them. More rows with all four gates
+// would have more sums than there are registers, so there a chunk's rows take two gates at a time.
+void ForwardGroup::multiply_rows(const GateTile& tile, std::size_t rows) const {
+  const bool far = sizeof(Floats) == 64 && layout_.block * sizeof(Real) > kNearBytes;
+  if (far && layer_.gates() == 4 && rows > tile_rows(4)) return tiles_of<2>(Halves{tile}, rows);
+  tiles(tile, rows, layer_.gates());
+}
+
 void ForwardGroup::multiply_block(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins,
                                   bool with_bias, Real* gates) const {
-  tiles(tile_of(block, pieces, rows, begins, with_bias, gates), rows.active, layer_.gates());
+  multiply_rows(tile_of(block, pieces, rows, begins, with_bias, gates), rows.active);
 }
 
 // A block's gates in step s, where the products with x have been formed ahead or are begun now.
@@ -246,7 +275,7 @@ void ForwardGroup::multiply_inputs(std::size_t s) {
                                step_gates(rows, t, block),
                                rows.active == 1 ? layout_.blocks * layout_.line : layout_.line,
                                layout_.seen_vectors};
-        tiles(tile, count, layer_.gates());
+        multiply_rows(tile, count);
       }
       t = last;
     }

@@ -110,6 +110,7 @@ class ForwardGroup {
   GateTile tile_of(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins, bool with_bias,
                    Real* gates) const;
 
+  void multiply_rows(const GateTile& tile, std::size_t rows) const;
   void multiply_block(std::size_t block, PieceGroup pieces, const ForwardRows& rows, bool begins, bool with_bias,
                       Real* gates) const;
 

@@ -62,7 +62,7 @@ struct Job {
   const Layer* layer = nullptr;
   const Sequence<Real>* sequence = nullptr;
   const Real* packed = nullptr;
-  // Of a call with one row-step, whose blocks are not packed: the weights as they are. Else null.
+  // Of a call with one row-step, whose weights are not packed: the weights as they are. Else null.
   const Real* const* weights = nullptr;
   // Of one step of one row, of a cell without options, peepholes and projections: the packed weights in half the
   // memory, in the place of `packed`. Else null.
@@ -123,6 +123,8 @@ struct ReduceJob {
   const Real* const* seen_rows = nullptr;
   const Real* dprojected = nullptr;
   Real* dpacked = nullptr;  // added to, or if this begins written
+  // Of a call with one row-step: the gradients of the weights themselves, in the place of dpacked. Else null.
+  Real* const* dweights = nullptr;
   bool begins = false;
   Real* scratch = nullptr;
   Watch watch;
@@ -146,7 +148,7 @@ struct Sizes {
   std::size_t forward_scratch, backward_scratch;  // per chunk of a job, and once more
   std::size_t blocks, panels;                     // of gates and of projections, to share out
   std::size_t reduce_scratch;
-  bool unpacked;  // whether forward takes Job::weights
+  bool unpacked;  // whether forward and, without projections, backward take Job::weights
 };
 
 // Packed forward weights in half the memory, each the nearest bfloat16, and back.

@@ -51,14 +51,14 @@ template <class V>
 // 1 / (1 + e^-x) with -x = n ln2 - r and e^-r = 1 + p: the sum is (2^n + 1) + 2^n p, with what 2^n + 1 loses added.
 template <class V>
 [[gnu::always_inline]] inline V sigmoid(V x) {
-  const V a = within(x, kSigmoidLow, kSigmoidHigh);
+  const V a = at_most(x, kSigmoidHigh);
   const V shifted = fma(a, -kLog2e, kMagic), whole = shifted - kMagic;
   const V r = fma(whole, kLn2Low, fma(whole, kLn2High, a));
   // (e^-r - 1 + r) / r^2, minimax for the absolute error
   const V q = polynomial(r, kSigmoidTerms);
   const V p = fma(r * r, q, -r), scale = power_of_two(shifted);
   const V sum = scale + Real{1}, lost = Real{1} - (sum - scale);
-  // Below kSigmoidLow the true result is subnormal.
+  // Below kSigmoidLow the true result is subnormal, and scale whatever its bits happen to be.
   return below(x, kSigmoidLow, V{}, Real{1} / (sum + fma(scale, p, lost)));
 }
 

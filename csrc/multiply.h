@@ -47,13 +47,13 @@ template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors, class Valu
   }
 }
 
-// Adds `count` products: row r's element k times the vectors of panel line k, of which the first kUsed are there.
-template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors>
+// Adds `count` products: row r's element k times the first kUsed vectors of panel line k, which has kLine vectors.
+template <std::size_t kUsed, std::size_t kLine, std::size_t kRows, std::size_t kVectors>
 [[gnu::always_inline]] inline void multiply(Tile<kRows, kVectors>& sum, const Real* const (&rows)[kRows],
                                             const Real* panel, std::size_t count) {
 #pragma GCC unroll 4
   for (std::size_t k = 0; k < count; ++k)
-    add_products<kUsed>(sum, panel + k * kUsed * kWidth, [&](std::size_t r) { return broadcast(rows[r][k]); });
+    add_products<kUsed>(sum, panel + k * kLine * kWidth, [&](std::size_t r) { return broadcast(rows[r][k]); });
 }
 
 // The same with rows that are lines of gates: depth runs over (unit, gate), for the units first <= u < last, of which

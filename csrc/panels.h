@@ -28,7 +28,7 @@ struct PanelTile {
     if (rows) {
       const Real* at[kRows];
       for (std::size_t r = 0; r < kRows; ++r) at[r] = rows[row + r] + first;
-      multiply<kVectors>(sum, at, panel + first * kVectors * kWidth, last - first);
+      multiply<kVectors, kVectors>(sum, at, panel + first * kVectors * kWidth, last - first);
     } else {
       const Real* const at = lines + row * line * kWidth;
       const Real* const weights = panel + first * gates * kVectors * kWidth;

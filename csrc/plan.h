@@ -16,10 +16,9 @@ namespace gatewise {
 // shares out its products for the weights.
 inline constexpr double kWorthATeam = 1e6;
 inline constexpr double kWorthATeamForOne = 3e7;
-// Chunks that go through time together share the weights while these are in the cache: as many as fill no more than
-// half of a small second-level cache with their gates, and at most this many.
-inline constexpr std::size_t kTogether = 8;
-inline constexpr std::size_t kTogetherBytes = std::size_t{256} << 10;
+// At most so many chunks go through time together and share the weights of a block while these are in a near cache:
+// from H = 512 on all weights have to come from a far one, or from memory, for each group and step anew.
+inline constexpr std::size_t kTogether = 16;
 // The gates of a window of backward take about this many bytes, so that they are still in a cache for reduce.
 inline constexpr std::size_t kWindowBytes = std::size_t{2} << 20;
 
@@ -45,15 +44,15 @@ struct Plan {
     const double work = static_cast<double>(schedule.row_steps() * l.gates() * l.hidden) * depth;
     const std::size_t chunks = schedule.chunks().size();
     if (work < (chunks == 1 ? kWorthATeamForOne : kWorthATeam)) threads = 1;
-    const std::size_t fit = kTogetherBytes / (kChunk * sizes.gates * sizeof(Real));
-    const std::size_t together = std::clamp(fit, std::size_t{1}, kTogether);
-    std::size_t count = (chunks + together - 1) / together;
+    std::size_t count = (chunks + kTogether - 1) / kTogether;
     count = std::min(chunks, (count + threads - 1) / threads * threads);
     groups.resize(count);
     for (const Chunk& chunk : schedule.chunks()) groups[chunk.index % count].push_back(&chunk);
   }
 
   std::size_t steps() const { return schedule.steps(); }
+  // Whether all there is to compute is one row-step, by kernels that take the weights as they are.
+  bool unpacked() const { return sizes.unpacked && schedule.row_steps() == 1 && schedule.chunks().size() == 1; }
   std::size_t largest_group() const { return groups.empty() ? 0 : groups.front().size(); }
   // Of one worker.
   std::size_t forward_scratch() const { return largest_group() * sizes.forward_scratch; }

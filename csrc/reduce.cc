@@ -8,6 +8,9 @@
 
 namespace gatewise {
 namespace GATEWISE_ISA {
+
+void reduce_once(const ReduceJob&);
+
 namespace {
 
 constexpr std::size_t kBite = 128;
@@ -193,6 +196,7 @@ std::size_t reduce_scratch(const Layer& layer) {
 }
 
 void reduce(const ReduceJob& job) {
+  if (job.dweights) return reduce_once(job);
   Scratch scratch(job.scratch);
   Reduction(job, scratch).run();
 }

@@ -3,9 +3,11 @@
 Nothing but y and states is asked for: traces go another way.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from native_problem import Problem, check, check_same_bits, draw, exact, singles
 from native_rows import EVERY, name_of
 from test_native_invariance import owned, picked, run_in_pieces
@@ -81,3 +83,30 @@ def test_values_and_gradients_of_one_row_and_of_one_step(
     for problem in (row.steps(0, 7), row.steps(3, 4)):
         truth, peers = exact(problem, trace=False), singles(problem, trace=False)
         check(problem, problem.run(trace=False), truth, peers)
+
+
+@every_case
+@every_size
+@pytest.mark.parametrize("others", [1, 2, 20])
+@pytest.mark.usefixtures("isa")
+def test_one_step_of_one_row_has_the_gradients_it_has_in_a_batch(
+    cell: str | Cell, wanted: dict[str, Any], inputs: int, hidden: int, others: int
+):
+    """Of rows that take no step, or whose results nobody asks for, which add zeros to the weights' gradients."""
+    noise = () if cell == "slstm" else ("recurrent",)
+    step = draw(cell, 1, 3, inputs, hidden, "both", noise=noise, **wanted)
+    alone = step.rows([1])
+    batch = step.rows([1, *[2] * others])
+    quiet = {name: value.clone() for name, value in batch.cotangents.items()}
+    for name, value in quiet.items():
+        (value if ".state." in name else value[0])[1:] = 0
+    batch = replace(batch, cotangents=quiet)
+    lengths = torch.tensor([1] + [0] * others)
+    for save in ("all", "states"):
+        ours = alone.run(trace=False, save=save).gradients
+        for whole in (batch, replace(batch, lengths=lengths)):
+            theirs = whole.run(trace=False, save=save)
+            names = owned(theirs)
+            check_same_bits(
+                {**theirs.gradients, **{name: picked(name, theirs.gradients[name], [0]) for name in names}}, ours
+            )

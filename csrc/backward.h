@@ -1,5 +1,5 @@
-// One group of chunks going back through time: backward.cc, with its rows in backward_rows.cc and what is summed over
-// them in backward_sums.cc.
+// One group of chunks going back through time: backward.cc, with its rows in backward_rows.cc, what is summed over them
+// in backward_sums.cc, and the products of a call's only row-step in backward_once.cc.
 #pragma once
 
 #include "forward.h"
@@ -89,6 +89,7 @@ class BackwardGroup {
   void products(std::size_t s);
 
   void multiply_weights(Weight weight, const PanelChunk* chunks, std::size_t count) const;
+  // For one active row.
   void multiply_unpacked(Weight weight, std::size_t columns, const PanelChunk& source) const;
 
   PanelChunk chunk_of(const BackwardRows& rows, Real* lines, Real* to) const;

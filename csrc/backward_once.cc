@@ -68,7 +68,7 @@ void reduce_once(const ReduceJob& job) {
       for (std::size_t k = 0; k < columns; k += kWidth) {
         const std::size_t lanes = columns - k < kWidth ? columns - k : kWidth;
         // A sum of one term, as others are: zero is never negative.
-        const Floats product = fma(load_some(inputs + k, lanes), broadcast(values[gate * kWidth]), Floats{});
+        const Floats product = fma(broadcast(values[gate * kWidth]), load_some(inputs + k, lanes), Floats{});
         store_some(rows[gate] + k, product, lanes);
       }
   };

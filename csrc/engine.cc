@@ -241,7 +241,7 @@ class Backward {
   const Gradients<Real>& gradients_;
   Buffer<Real> window_, memory_;
   const bool recomputes_;
-  const bool once_;  // one row-step: nothing is packed
+  const bool once_;  // one row-step: no matrix is packed
   Poll poll_;
   std::vector<std::ptrdiff_t> place_;
   std::size_t window_steps_ = 1, group_scratch_ = 0;

@@ -69,7 +69,8 @@ class ForwardGroup {
 
  private:
   bool hoists() const {
-    return !layer_.layer_norm && layer_.inputs >= kWidth && job_.sequence->rows <= kFewRows && job_.sequence->steps > 1;
+    return !job_.weights && !layer_.layer_norm && layer_.inputs >= kWidth && job_.sequence->rows <= kFewRows &&
+           job_.sequence->steps > 1;
   }
 
   std::size_t plane() const { return layout_.blocks * kVectorStride; }

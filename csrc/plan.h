@@ -51,7 +51,8 @@ struct Plan {
   }
 
   std::size_t steps() const { return schedule.steps(); }
-  // Whether all there is to compute is one row-step, by kernels that take the weights as they are.
+  // Whether all there is to compute is one row-step, by kernels that take the weights as they are. Those for a group of
+  // several chunks, be they empty, do not.
   bool unpacked() const { return sizes.unpacked && schedule.row_steps() == 1 && schedule.chunks().size() == 1; }
   std::size_t largest_group() const { return groups.empty() ? 0 : groups.front().size(); }
   // Of one worker.

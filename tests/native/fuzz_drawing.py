@@ -67,9 +67,12 @@ class Draw(random.Random):
         return torch.rand(shape, generator=self.generator) * 2 - 1
 
     def lengths(self, rows: int, steps: int) -> list[int] | None:
-        """None, all lengths, or many rows of one or no length."""
+        """None, all lengths, many rows of one or no length, or one row alone that takes a step or all."""
         if self.flag(0.4):
             return None
+        if self.flag(0.1) and rows and steps:
+            alone = self.randint(0, rows - 1)
+            return [self.choice([1, steps]) if row == alone else 0 for row in range(rows)]
         few = [0, steps, self.randint(0, steps)]
         return [self.choice(few) if self.flag() else self.randint(0, steps) for _ in range(rows)]
 

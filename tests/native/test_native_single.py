@@ -110,3 +110,17 @@ def test_one_step_of_one_row_has_the_gradients_it_has_in_a_batch(
             check_same_bits(
                 {**theirs.gradients, **{name: picked(name, theirs.gradients[name], [0]) for name in names}}, ours
             )
+
+
+@every_case
+@every_size
+@pytest.mark.usefixtures("isa")
+def test_padding_changes_no_bit_of_a_single_step(cell: str | Cell, wanted: dict[str, Any], inputs: int, hidden: int):
+    padded = replace(problem_of(cell, (inputs, hidden), wanted, "forward").rows([1]), lengths=torch.tensor([1]))
+    step = padded.steps(0, 1)
+    for save in ("all", "states"):
+        ours, theirs = padded.run(trace=False, save=save), step.run(trace=False, save=save)
+        for name, value in theirs.values.items():
+            check_same_bits({name: ours.values[name][:1]}, {name: value})
+        check_same_bits({**ours.gradients, "x": ours.gradients["x"][:1]}, theirs.gradients)
+        assert not ours.gradients["x"][1:].any()

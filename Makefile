@@ -29,7 +29,7 @@ imports: $(VENV)/installed
 
 unit: $(VENV)/installed
 	$(PY) -m pytest -q --doctest-modules src
-	$(PY) -m pytest -q -n auto
+	$(PY) -m pytest -q
 
 format: $(VENV)/installed
 	$(PY) -m ruff check --fix

@@ -1,7 +1,7 @@
 // exp, sigmoid and tanh of a vector of float32 or float64.
 //
 // Contract, on every instruction set: wherever the true result is a normal number the error is at most 2 ULP; the
-// limits at +-inf are exact; NaN stays NaN; nothing overflows to NaN on the way, and tanh loses nothing near 0.
+// limits at +-inf are exact; NaN stays NaN, and nothing else becomes one; tanh loses nothing near 0.
 // tests/native/test_native_math.py repeats these numbers.
 #pragma once
 

@@ -35,11 +35,12 @@ x = torch.randn(30, 64, 8)
 
 def trained():
     torch.manual_seed(0)
-    layer, head = LSTM(8, 64, num_layers=2, dropout=0.2), nn.Linear(64, 64)
-    model = nn.ModuleList([layer, head])
+    layer = LSTM(8, 64, num_layers=2, dropout=0.2)
+    model = nn.ModuleList([layer])
 
     def loss(x):
-        y = head(layer(x)[0]).tanh()
+        # No product of torch's own: after a fork MKL gives it other bits on some Intel processors.
+        y = layer(x)[0].tanh()
         return y.square().sum(), y.numel()
 
     train(model, loss, lambda epoch, step, part: x, Plan(2, 3))

@@ -39,7 +39,7 @@ def trained():
     model = nn.ModuleList([layer])
 
     def loss(x):
-        # No product of torch's own: after a fork MKL gives it other bits on some Intel processors.
+        # No product of torch's own: MKL sums otherwise on one thread, as after a fork, than on two, on some processors.
         y = layer(x)[0].tanh()
         return y.square().sum(), y.numel()
 

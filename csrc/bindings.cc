@@ -229,6 +229,8 @@ NB_MODULE(_native, m) {
       .def("cut", &Stack::cut, "lengths"_a.none(), "reset"_a.none(), "batch_first"_a)
       .def("gather", &Stack::gather, "parameters"_a, "x"_a.none(), "states"_a.none(), "batch_first"_a,
            "pieces"_a.none())
+      .def("infer", &Stack::infer, "parameters"_a, "x"_a.none(), "states"_a.none(), "batch_first"_a, "pieces"_a.none(),
+           "threads"_a)
       .def("forward", &Stack::forward, "given"_a, "batch_first"_a, "pieces"_a.none(), "keep"_a, "threads"_a)
       .def("backward", &Stack::backward);
   m.def("torch", &Torch::make, "exchange"_a.none(), "kinds"_a, "kept"_a, "empty"_a, "dense"_a);

@@ -166,34 +166,50 @@ bool Stack::holds(Objects given, const Call& call) const {
   return true;
 }
 
-nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first,
-                         const Pieces* pieces) const {
+std::optional<Stack::Call> Stack::collect(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first,
+                                          const Pieces* pieces, nb::tuple& given) const {
   Objects initial;
   if (!states.is_none()) {
-    if (!PyTuple_Check(states.ptr())) return nb::none();
+    if (!PyTuple_Check(states.ptr())) return {};
     initial = Objects(states);
     // Also if there are none of them, which is not the same as to leave them out.
-    if (initial.size() != this->states()) return nb::none();
+    if (initial.size() != this->states()) return {};
   }
-  std::vector<nb::object> given;
-  given.reserve(1 + initial.size() + shapes_.size());
-  given.push_back(nb::borrow(x));
-  for (std::size_t i = 0; i < initial.size(); ++i) given.push_back(nb::borrow(initial[i]));
+  std::vector<nb::object> tensors;
+  tensors.reserve(1 + initial.size() + shapes_.size());
+  tensors.push_back(nb::borrow(x));
+  for (std::size_t i = 0; i < initial.size(); ++i) tensors.push_back(nb::borrow(initial[i]));
   const Objects names(names_);
   for (std::size_t i = 0; i < names.size(); ++i) {
-    given.push_back(nb::steal(PyObject_GetItem(parameters.ptr(), names[i])));
-    if (given.back().is_valid()) continue;
+    tensors.push_back(nb::steal(PyObject_GetItem(parameters.ptr(), names[i])));
+    if (tensors.back().is_valid()) continue;
     if (!PyErr_ExceptionMatches(PyExc_KeyError)) nb::raise_python_error();
     PyErr_Clear();
-    return nb::none();
+    return {};
   }
-  nb::tuple tuple = tuple_of(given);
-  const Objects tensors(tuple);
-  const std::optional<Call> call = read(tensors, batch_first, pieces);
-  if (!call || !holds(tensors, *call)) return nb::none();
+  given = tuple_of(tensors);
+  std::optional<Call> call = read(Objects(given), batch_first, pieces);
+  if (call && !holds(Objects(given), *call)) call.reset();
+  return call;
+}
+
+nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first,
+                         const Pieces* pieces) const {
+  nb::tuple given;
+  if (!collect(parameters, x, states, batch_first, pieces, given)) return nb::none();
+  const Objects tensors(given);
   bool gradient = false;
   for (std::size_t i = 0; i < tensors.size() && !gradient; ++i) gradient = torch_->requires_grad(tensors[i]);
-  return nb::make_tuple(tuple, gradient);
+  return nb::make_tuple(given, gradient);
+}
+
+nb::object Stack::infer(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first,
+                        std::shared_ptr<const Pieces> pieces, std::size_t threads) const {
+  nb::tuple given;
+  const std::optional<Call> call = collect(parameters, x, states, batch_first, pieces.get(), given);
+  if (!call) return nb::none();
+  Kept nothing;
+  return run_forward(Objects(given), *call, Keep::kNothing, threads, nothing);
 }
 
 nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
@@ -206,12 +222,17 @@ nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_p
   kept.rows = call->rows;
   kept.pieces = std::move(pieces);
   const Keep keeps = keep_named(keep);
-  return call->doubles() ? forward_of<double>(Objects(given), *call, std::move(kept), keeps, threads)
-                         : forward_of<float>(Objects(given), *call, std::move(kept), keeps, threads);
+  const nb::tuple results = run_forward(Objects(given), *call, keeps, threads, kept);
+  return nb::make_tuple(results, keeps == Keep::kNothing ? nb::none() : nb::cast(std::move(kept)));
+}
+
+nb::tuple Stack::run_forward(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const {
+  return call.doubles() ? forward_of<double>(given, call, keep, threads, kept)
+                        : forward_of<float>(given, call, keep, threads, kept);
 }
 
 template <class Real>
-nb::tuple Stack::forward_of(Objects given, const Call& call, Kept kept, Keep keep, std::size_t threads) const {
+nb::tuple Stack::forward_of(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const {
   std::vector<nb::object> results;
   Outputs<Real> outputs;
   const auto make = [&](const Shape& shape) {
@@ -225,7 +246,7 @@ nb::tuple Stack::forward_of(Objects given, const Call& call, Kept kept, Keep kee
   if (step_) std::swap(outputs.y, outputs.final[kH]);
   auto& layers = kept.layers.emplace<Layers<Real>>();
   interruptible([&](Interrupt& interrupt) { run(call, outputs, keep, threads, layers, interrupt); });
-  return nb::make_tuple(tuple_of(results), keep == Keep::kNothing ? nb::none() : nb::cast(std::move(kept)));
+  return tuple_of(results);
 }
 
 nb::object Stack::backward(const Kept& kept, const nb::tuple& saved, const nb::tuple& wanted,

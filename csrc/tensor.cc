@@ -84,7 +84,6 @@ Torch::Torch(Exchange exchange, nb::tuple kinds, std::size_t kept, nb::object em
       dense_(std::move(dense)),
       dtype_(interned("dtype")),
       is_neg_(interned("is_neg")),
-      nbytes_(interned("nbytes")),
       new_(interned("new")),
       offset_(interned("storage_offset")),
       requires_grad_(interned("requires_grad")),
@@ -116,7 +115,9 @@ bool Torch::read(nb::handle tensor, View& to) const {
 bool Torch::holds(nb::handle tensor, const View& view) const {
   if (called(is_neg_, tensor).ptr() != Py_False) return false;
   const std::int64_t end = number(offset_, tensor) + view.extent();
-  return end * static_cast<std::int64_t>(size_of(view)) <= number(nbytes_, called(storage_, tensor));
+  const Py_ssize_t bytes = PyObject_Size(called(storage_, tensor).ptr());  // of a storage without a type
+  if (bytes < 0) nb::raise_python_error();
+  return end * static_cast<std::int64_t>(size_of(view)) <= static_cast<std::int64_t>(bytes);
 }
 
 bool Torch::requires_grad(nb::handle tensor) const { return nb::getattr(tensor, requires_grad_).ptr() == Py_True; }

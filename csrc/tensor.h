@@ -75,7 +75,7 @@ class Torch {
   Exchange exchange_;
   std::size_t kept_;
   nanobind::object tensor_, parameter_, empty_, dense_;
-  nanobind::object dtype_, is_neg_, nbytes_, new_, offset_, requires_grad_, storage_;
+  nanobind::object dtype_, is_neg_, new_, offset_, requires_grad_, storage_;
 };
 
 }  // namespace gatewise

@@ -51,6 +51,17 @@ class Stack:
     ) -> tuple[tuple[Tensor, ...], bool] | None:
         """Return the tensors of a call and whether one requires a gradient; None if some cannot be read as they are."""
 
+    def infer(
+        self,
+        parameters: Mapping[str, Tensor | None],
+        x: object,
+        states: object,
+        batch_first: bool,
+        pieces: Pieces | None,
+        threads: int,
+    ) -> tuple[Tensor, ...] | None:
+        """Gather and run the layers where nobody wants a gradient; None as from ``gather``."""
+
     def forward(
         self, given: tuple[Tensor, ...], batch_first: bool, pieces: Pieces | None, keep: str, threads: int
     ) -> tuple[tuple[Tensor, ...], Kept | None]:

@@ -140,11 +140,13 @@ class Direct:
             pieces = stack.cut(lengths, reset, batch_first)
             if pieces is None:
                 return None
+        if not torch.is_grad_enabled():
+            return stack.infer(parameters, x, hx, batch_first, pieces, torch.get_num_threads())
         found = stack.gather(parameters, x, hx, batch_first, pieces)
         if found is None:
             return None
         given, gradient = found
-        if not gradient or not torch.is_grad_enabled():
+        if not gradient:
             return stack.forward(given, batch_first, pieces, "nothing", torch.get_num_threads())[0]
         if keeps(save) != save:
             # The long way knows how to do without what a hook does not see.

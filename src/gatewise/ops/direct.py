@@ -142,16 +142,13 @@ class Direct:
                 return None
         if not torch.is_grad_enabled():
             return stack.infer(parameters, x, hx, batch_first, pieces, torch.get_num_threads())
-        found = stack.gather(parameters, x, hx, batch_first, pieces)
-        if found is None:
+        given, gradient = stack.gather(parameters, x, hx, batch_first, pieces) or (None, False)
+        if gradient and keeps(save) == save:
+            return _apply(_Cut(self, batch_first, pieces, _copied(lengths), _copied(reset)), save, *given)
+        # The long way knows how to do without what a hook does not see.
+        if gradient or given is None:
             return None
-        given, gradient = found
-        if not gradient:
-            return stack.forward(given, batch_first, pieces, "nothing", torch.get_num_threads())[0]
-        if keeps(save) != save:
-            # The long way knows how to do without what a hook does not see.
-            return None
-        return _apply(_Cut(self, batch_first, pieces, _copied(lengths), _copied(reset)), save, *given)
+        return stack.forward(given, batch_first, pieces, "nothing", torch.get_num_threads())[0]
 
 
 class _Cut(NamedTuple):

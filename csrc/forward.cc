@@ -132,14 +132,9 @@ void single_row(const GateTile& tile, const Weight* packed, std::size_t blocks, 
 
 }  // namespace
 
-bool has_options(const Layer& layer, const Sequence& s) {
-  bool traces = false;
-  for (const Real* trace : s.trace) traces = traces || trace;
-  return layer.clips || layer.layer_norm || layer.seen_count || layer.keeps_pre() || s.h_mask || s.c_mask || traces;
-}
-
 void ForwardGroup::run() {
   options_ = has_options(layer_, *job_.sequence);
+  only_norm_ = layer_.layer_norm && !has_options_but_norm(layer_, *job_.sequence);
   point_ = forward_point(layer_.row, options_);
   plan_pieces();
   begin();
@@ -360,6 +355,7 @@ ForwardExtras ForwardGroup::extras_of(const ForwardRows& rows, std::size_t block
   const Sequence& sequence = *job_.sequence;
   ForwardExtras extras;
   extras.stage = stage;
+  extras.only_norm = only_norm_;
   extras.clips = layer_.clips;
   extras.keeps_pre = layer_.keeps_pre();
   extras.clip = layer_.bound<Real>();

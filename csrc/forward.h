@@ -27,6 +27,7 @@ struct GateTile;
 
 // Whether anything is asked for that the compiled rows leave out.
 bool has_options(const Layer& layer, const Sequence& sequence);
+bool has_options_but_norm(const Layer& layer, const Sequence& sequence);
 
 // The rows of one chunk in forward. Arrays of pointers have kChunk elements.
 struct ForwardRows {
@@ -136,6 +137,10 @@ class ForwardGroup {
 
   void normalised_step(std::size_t s);
 
+  void multiply_apart(const ForwardRows& rows, std::size_t s, std::size_t block) const;
+
+  void normalised_cells(const ForwardRows& rows, std::size_t s) const;
+
   Real* normed(const ForwardRows& rows, Real* kept, Real* scratch, std::size_t s, std::size_t block) const;
 
   void normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const;
@@ -149,7 +154,7 @@ class ForwardGroup {
   const Layout layout_;
   ForwardRows* rows_;
   ForwardPoint point_ = nullptr;
-  bool options_ = false;
+  bool options_ = false, only_norm_ = false;
   Real* zeros_ = nullptr;
   Piece pieces_[kMaxPieces + 4];
   PieceGroup groups_[kMaxPieces + 4];

@@ -4,42 +4,58 @@
 namespace gatewise {
 namespace GATEWISE_ISA {
 
+// What a second-level cache holds.
+constexpr std::size_t kMiddleBytes = std::size_t{512} << 10;
+
+// Weights from beyond it are shared by all chunks; else each chunk's gates had better stay near.
 void ForwardGroup::normalised_step(std::size_t s) {
-  for (std::size_t k = 0; k < job_.count; ++k) {
-    const ForwardRows& rows = rows_[k];
-    if (!rows.active) continue;
-    for (std::size_t block = 0; block < layout_.blocks; ++block) {
-      std::size_t of_x = 0;
-      while (of_x < piece_count_ && pieces_[of_x].source == Piece::kX) ++of_x;
-      multiply_block(block, {0, of_x}, rows, true, false, normed(rows, job_.saved.norm_x, rows.norm_x, s, block));
-      multiply_block(block, {of_x, piece_count_}, rows, true, false,
-                     normed(rows, job_.saved.norm_h, rows.norm_h, s, block));
+  const bool far = layout_.blocks * layout_.block * sizeof(Real) > kMiddleBytes;
+  const std::size_t together = far ? job_.count : 1;
+  for (std::size_t k = 0; k < job_.count; k += together) {
+    for (std::size_t i = 0; i < layout_.blocks; ++i) {
+      const std::size_t block = in_turn(s, i, layout_.blocks);
+      for (std::size_t each = k; each < k + together; ++each) multiply_apart(rows_[each], s, block);
     }
-    for (std::size_t r = 0; r < rows.active; ++r) normalise(rows, s, r);
-    for (std::size_t block = 0; block < layout_.blocks; ++block)
-      cell(rows, s, block, normed(rows, job_.saved.gates, rows.gates, s, block), Stage::kCell);
-    for (std::size_t r = 0; r < rows.active; ++r) {
-      const Moments c = moments(NormRow<1>{rows.fresh + r * kWidth, kVectorStride, layer_.hidden});
-      rows.stats[r] = c.mean;
-      rows.stats[kChunk + 2 * r] = c.scale;
-      rows.stats[kChunk + 2 * r + 1] = c.rstd;
-      if (Real* kept = job_.saved.scale) {
-        kept += (window(*rows.chunk, s) + r) * 5;
-        kept[2] = c.scale;
-        kept[3] = c.rstd;
-        kept[4] = c.mean;
-      }
-    }
-    for (std::size_t block = 0; block < layout_.blocks; ++block)
-      cell(rows, s, block, normed(rows, job_.saved.gates, rows.gates, s, block), Stage::kOutput);
+    for (std::size_t each = k; each < k + together; ++each) normalised_cells(rows_[each], s);
   }
+}
+
+// The products with x and with h, which are normalised each by itself.
+void ForwardGroup::multiply_apart(const ForwardRows& rows, std::size_t s, std::size_t block) const {
+  if (!rows.active) return;
+  std::size_t of_x = 0;
+  while (of_x < piece_count_ && pieces_[of_x].source == Piece::kX) ++of_x;
+  multiply_block(block, {0, of_x}, rows, true, false, normed(rows, job_.saved.norm_x, rows.norm_x, s, block));
+  multiply_block(block, {of_x, piece_count_}, rows, true, false,
+                 normed(rows, job_.saved.norm_h, rows.norm_h, s, block));
+}
+
+void ForwardGroup::normalised_cells(const ForwardRows& rows, std::size_t s) const {
+  if (!rows.active) return;
+  for (std::size_t r = 0; r < rows.active; ++r) normalise(rows, s, r);
+  for (std::size_t block = 0; block < layout_.blocks; ++block)
+    cell(rows, s, block, normed(rows, job_.saved.gates, rows.gates, s, block), Stage::kCell);
+  for (std::size_t r = 0; r < rows.active; ++r) {
+    const Moments c = moments(NormRow<1>{rows.fresh + r * kWidth, kVectorStride, layer_.hidden});
+    rows.stats[r] = c.mean;
+    rows.stats[kChunk + 2 * r] = c.scale;
+    rows.stats[kChunk + 2 * r + 1] = c.rstd;
+    if (Real* kept = job_.saved.scale) {
+      kept += (window(*rows.chunk, s) + r) * 5;
+      kept[2] = c.scale;
+      kept[3] = c.rstd;
+      kept[4] = c.mean;
+    }
+  }
+  for (std::size_t block = 0; block < layout_.blocks; ++block)
+    cell(rows, s, block, normed(rows, job_.saved.gates, rows.gates, s, block), Stage::kOutput);
 }
 
 Real* ForwardGroup::normed(const ForwardRows& rows, Real* kept, Real* scratch, std::size_t s, std::size_t block) const {
   return gates_at(rows, kept, scratch + block * rows.active * layout_.line, s, block);
 }
 
-// One row's pre-activations from its two products, which are left normalised.
+// One row's pre-activations from its two products, which are left normalised where they are kept.
 void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const {
   const std::size_t line = layout_.line, stride = rows.active * line;
   Real* const x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
@@ -63,8 +79,10 @@ void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t
       const std::size_t at = block * stride + v;
       const Floats nx = (load(x + at) * of_x.scale - of_x.mean) * of_x.rstd;
       const Floats nh = (load(h + at) * of_h.scale - of_h.mean) * of_h.rstd;
-      store(x + at, nx);
-      store(h + at, nh);
+      if (job_.saved.norm_x) {
+        store(x + at, nx);
+        store(h + at, nh);
+      }
       store(pre + at, fma(nx, load(gain_x + v), nh * load(gain_h + v)) + load(bias + v));
     }
   }

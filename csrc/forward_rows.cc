@@ -6,6 +6,14 @@
 namespace gatewise {
 namespace GATEWISE_ISA {
 
+bool has_options_but_norm(const Layer& layer, const Sequence& s) {
+  bool traces = false;
+  for (const Real* trace : s.trace) traces = traces || trace;
+  return layer.clips || layer.seen_count || layer.keeps_pre() || s.h_mask || s.c_mask || traces;
+}
+
+bool has_options(const Layer& layer, const Sequence& s) { return layer.layer_norm || has_options_but_norm(layer, s); }
+
 // The states before the first step.
 void ForwardGroup::begin() {
   std::memset(zeros_, 0, zero_count() * sizeof(Real));

@@ -76,28 +76,35 @@ struct Moments {
 
 [[gnu::always_inline]] inline Floats magnitude(Floats v) { return from_bits(bits(v) & kMagnitude); }
 
-// What the values are multiplied by before all else: less than 1 where their squares would overflow.
+// The largest of all lanes; NaN does not count.
 template <std::size_t kVectors>
-Real norm_scale(const NormRow<kVectors>& row) {
-  Floats largest[kVectors] = {};
-  each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t) __attribute__((always_inline)) {
-    const Floats value = magnitude(load(row.at(b, v)));
-    largest[v] = value > largest[v] ? value : largest[v];
-  });
-  Real most = 0.0f;
-  for (std::size_t v = 0; v < kVectors; ++v)
-    for (std::size_t i = 0; i < kWidth; ++i) most = largest[v][i] > most ? largest[v][i] : most;
-  return most > kLarge ? kLarge / most : 1.0f;
+Real largest_of(Floats (&largest)[kVectors]) {
+  for (std::size_t v = 1; v < kVectors; ++v) largest[0] = largest[v] > largest[0] ? largest[v] : largest[0];
+  Real lane[kWidth];
+  store(lane, largest[0]);
+  for (std::size_t half = kWidth / 2; half; half /= 2)
+    for (std::size_t i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+  return lane[0];
 }
 
 // A function of its own: inlined for every number of gates it would take minutes to compile.
 template <std::size_t kVectors>
 [[gnu::noinline]] Moments moments(const NormRow<kVectors>& row, Real eps = kNormEps) {
-  const Real scale = norm_scale(row);
   LaneSums<kVectors> sum, square;
+  Floats largest[kVectors] = {};
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
-    sum.add(v, b, only(load(row.at(b, v)) * scale, lanes));
+    const Floats value = load(row.at(b, v)), size = magnitude(value);
+    largest[v] = size > largest[v] ? size : largest[v];
+    sum.add(v, b, only(value, lanes));
   });
+  // What the values are multiplied by before all else: less than 1 where their squares would overflow.
+  const Real most = largest_of(largest), scale = most > kLarge ? kLarge / most : 1.0f;
+  if (scale < 1.0f) {
+    sum = {};
+    each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) {
+      sum.add(v, b, only(load(row.at(b, v)) * scale, lanes));
+    });
+  }
   const Real mean = sum.total() / row.count();
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {
     const Floats off = only(load(row.at(b, v)) * scale - mean, lanes);

@@ -16,6 +16,7 @@ enum class Stage : std::uint8_t { kWhole, kCell, kOutput };
 // What only options need. Pointers to rows are arrays of kChunk.
 struct ForwardExtras {
   Stage stage = Stage::kWhole;  // layer normalisation needs c of all blocks before the first h
+  bool only_norm = false;       // there is no option but layer normalisation
   bool clips = false, keeps_pre = false;
   Real clip = 0.0f;
   const Real* const* h_mask = nullptr;  // rows of M for h, with h_old the rows of h of the step before

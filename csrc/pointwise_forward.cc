@@ -164,14 +164,15 @@ struct Point {
   }
 }
 
-// A gate's activations, of all rows. What it peeps at is c as it stands.
-[[gnu::always_inline]] inline void activate(const Row& row, const ForwardBlock& block, Gate gate) {
+// A gate's activations, of all rows, which peep at `c`.
+[[gnu::always_inline]] inline void activate(const Row& row, const ForwardBlock& block, Gate gate, const Real* c,
+                                            std::size_t stride) {
   const std::size_t line = row.learned_count() * kWidth;
   Real* const gates = block.gates + row.slot(gate) * kWidth;
   const auto pre = [&](std::size_t r) __attribute__((always_inline)) {
     const Floats value = load(gates + r * line);
     if (row.gates[gate].peep == Peep::kNone) return value;
-    return fma(load(block.peep[gate] + r * block.peep_stride), load(block.c + r * block.c_stride), value);
+    return fma(load(block.peep[gate] + r * block.peep_stride), load(c + r * stride), value);
   };
   const auto function = [&](auto value)
                             __attribute__((always_inline)) { return squash(row.gates[gate].squash, value); };
@@ -179,12 +180,13 @@ struct Point {
       [&](std::size_t r, Floats value) __attribute__((always_inline)) { store(gates + r * line, value); });
 }
 
-// An additive cell without options: function by function for all rows, which keeps a core busy.
-template <bool kAcross>
-[[gnu::always_inline]] inline void plain(const Row& row, const ForwardBlock& block) {
-  const std::size_t line = row.learned_count() * kWidth, stride = kAcross ? block.c_stride : kWidth;
+// The gates of an additive cell and its new state, function by function for all rows, which keeps a core busy.
+template <class Keep>
+[[gnu::always_inline]] inline void update(const Row& row, const ForwardBlock& block, std::size_t stride, Real* fresh,
+                                          std::size_t fresh_stride, Keep keep) {
+  const std::size_t line = row.learned_count() * kWidth;
   each_gate([&](Gate gate) __attribute__((always_inline)) {
-    if (row.learned(gate) && row.gates[gate].peep != Peep::kAfter) activate(row, block, gate);
+    if (row.learned(gate) && row.gates[gate].peep != Peep::kAfter) activate(row, block, gate, block.c, stride);
   });
   const auto value = [&](Gate gate, std::size_t r) __attribute__((always_inline)) {
     return row.learned(gate) ? load(block.gates + r * line + row.slot(gate) * kWidth) : broadcast(1.0f);
@@ -194,22 +196,59 @@ template <bool kAcross>
     if (row.gates[kI].kind == Kind::kCoupled) i = 1.0f - f;
     if (row.gates[kF].kind == Kind::kCoupled) f = 1.0f - i;
     const Floats c = updated(row, i, f, value(kG, r), load(block.c + r * stride));
-    store(block.c + r * stride, c);
-    if (block.kept) store(block.kept + r * kWidth, c);
+    store(fresh + r * fresh_stride, c);
+    keep(r, c);
   }
-  if (row.learned(kO) && row.gates[kO].peep == Peep::kAfter) activate(row, block, kO);
+  if (row.learned(kO) && row.gates[kO].peep == Peep::kAfter) activate(row, block, kO, fresh, fresh_stride);
+}
+
+// h of all rows, from what the cell shows of its state.
+template <bool kAcross, class Shown>
+[[gnu::always_inline]] inline void output(const Row& row, const ForwardBlock& block, Shown shown) {
+  const std::size_t line = row.learned_count() * kWidth;
   map(
-      block.rows, [&](std::size_t r) __attribute__((always_inline)) { return load(block.c + r * stride); },
-      [&](auto c) __attribute__((always_inline)) { return squash(row.output, c); },
+      block.rows, shown, [&](auto c) __attribute__((always_inline)) { return squash(row.output, c); },
       [&](std::size_t r, Floats squashed) __attribute__((always_inline)) {
-        block.put<kAcross>(r, row.learned(kO) ? value(kO, r) * squashed : squashed);
+        const Floats h = row.learned(kO) ? load(block.gates + r * line + row.slot(kO) * kWidth) * squashed : squashed;
+        block.put<kAcross>(r, h);
       });
 }
 
-void any(const Row& row, const ForwardBlock& block) { run(row, block); }
+// An additive cell without options.
+template <bool kAcross>
+[[gnu::always_inline]] inline void plain(const Row& row, const ForwardBlock& block) {
+  const std::size_t stride = kAcross ? block.c_stride : kWidth;
+  update(row, block, stride, block.c, stride, [&](std::size_t r, Floats c) __attribute__((always_inline)) {
+    if (block.kept) store(block.kept + r * kWidth, c);
+  });
+  output<kAcross>(row, block, [&](std::size_t r) __attribute__((always_inline)) { return load(block.c + r * stride); });
+}
+
+// A stage of one whose only option is layer normalisation.
+[[gnu::always_inline]] inline void staged(const Row& row, const ForwardBlock& block) {
+  const ForwardExtras& extras = *block.extras;
+  if (extras.stage == Stage::kCell) return update(row, block, kWidth, extras.fresh, kWidth, [](std::size_t, Floats) {});
+  for (std::size_t r = 0; r < block.rows; ++r) {
+    const Floats c = load(extras.fresh + r * kWidth);
+    store(block.c + r * kWidth, c);
+    if (block.kept) store(block.kept + r * kWidth, c);
+  }
+  const Floats gain = load(extras.c_gain), bias = load(extras.c_bias);
+  output<false>(row, block, [&](std::size_t r) __attribute__((always_inline)) {
+    const Floats c = load(extras.fresh + r * kWidth) * broadcast(extras.c_scale[2 * r]);
+    return fma((c - extras.c_mean[r]) * extras.c_scale[2 * r + 1], gain, bias);
+  });
+}
+
+[[gnu::always_inline]] inline void with_options(const Row& row, const ForwardBlock& block) {
+  const bool stages = block.extras && block.extras->only_norm && row.update == Update::kAdditive;
+  stages ? staged(row, block) : run(row, block);
+}
+
+void any(const Row& row, const ForwardBlock& block) { with_options(row, block); }
 
 // Options are used with this row most.
-void vanilla(const Row&, const ForwardBlock& block) { run(kRows[0], block); }
+void vanilla(const Row&, const ForwardBlock& block) { with_options(kRows[0], block); }
 
 template <std::size_t kIndex>
 void compiled(const Row&, const ForwardBlock& block) {

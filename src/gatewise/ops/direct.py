@@ -143,11 +143,11 @@ class Direct:
         if not torch.is_grad_enabled():
             return stack.infer(parameters, x, hx, batch_first, pieces, torch.get_num_threads())
         given, gradient = stack.gather(parameters, x, hx, batch_first, pieces) or (None, False)
-        if gradient and keeps(save) == save:
-            return _apply(_Cut(self, batch_first, pieces, _copied(lengths), _copied(reset)), save, *given)
         # The long way knows how to do without what a hook does not see.
-        if gradient or given is None:
+        if given is None or (gradient and keeps(save) != save):
             return None
+        if gradient:
+            return _apply(_Cut(self, batch_first, pieces, _copied(lengths), _copied(reset)), save, *given)
         return stack.forward(given, batch_first, pieces, "nothing", torch.get_num_threads())[0]
 
 

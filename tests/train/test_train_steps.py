@@ -93,15 +93,34 @@ def test_torchs_step_is_left_out_once_all_have_a_state(monkeypatch: pytest.Monke
     assert len(calls) == 3
 
 
+def test_sparse_gradients_are_refused_in_torchs_words() -> None:
+    parameters = weights()
+    optimizer = adamw(parameters)
+    step = step_of(optimizer)
+    for number in (1, 2):
+        draw_gradients(parameters, number)
+        step()
+    parameters[0].grad = torch.zeros(5, 33).to_sparse()
+    before = [parameter.detach().clone() for parameter in parameters]
+    with pytest.raises(RuntimeError, match="sparse"):
+        step()
+    assert all(map(torch.equal, parameters, before))
+
+
+class Own(torch.optim.AdamW):
+    """An AdamW whose step may be anything."""
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
         torch.optim.SGD(weights(), lr=0.1),
         torch.optim.Adam(weights(), fused=True),
+        Own(weights(), fused=True),
         adamw(weights((torch.float32, torch.float64, torch.float32))),
         torch.optim.AdamW([nn.Parameter(torch.empty(3, device="meta"))]),
     ],
-    ids=["sgd", "adam", "dtypes", "device"],
+    ids=["sgd", "adam", "own", "dtypes", "device"],
 )
 def test_the_step_of_others_is_torchs(optimizer: torch.optim.Optimizer) -> None:
     assert step_of(optimizer) == optimizer.step

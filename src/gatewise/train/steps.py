@@ -48,7 +48,7 @@ def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
 
 def _tensors(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> tuple[list[torch.Tensor], ...]:
     """Weights, gradients, their averages and those of their squares, and steps; nothing where it is not so simple."""
-    if not group["fused"] or group["amsgrad"] or group["differentiable"]:
+    if not group["fused"] or group["amsgrad"]:
         return ()
     weights = group["params"]
     gradients = [weight.grad for weight in weights if weight.grad is not None and not weight.grad.is_sparse]

@@ -42,8 +42,6 @@ class Batches:
 
     def batch(self, epoch: int, step: int, part: Part) -> Drawn:
         """A part of a batch."""
-        if self._at_once == 1:
-            return self._burst(epoch, step, part)[0]
         first = (step - 1) // self._at_once * self._at_once + 1
         if self._gathered.get(part, (None,))[0] != (epoch, first):
             self._gathered[part] = (epoch, first), self._burst(epoch, first, part)

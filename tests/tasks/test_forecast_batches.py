@@ -39,6 +39,7 @@ def test_steps_at_once_are_steps_one_by_one(size: int, monkeypatch: pytest.Monke
     one = make()
     # In order, out of order, and for several parts in turn, as turns and processes ask for them.
     asked = [(epoch, step, Part()) for epoch in (1, 2) for step in range(1, steps + 1)]
+    asked += [(2, 18, Part(1, 3))]
     asked += [(1, step, Part(index, 3)) for step in (15, 16, 17, 3) for index in range(3)]
     asked += [(epoch, 3, Part()) for epoch in (1, 2, 1)]
     for epoch, step, part in asked:

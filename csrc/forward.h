@@ -27,6 +27,7 @@ struct GateTile;
 
 // Whether anything is asked for that the compiled rows leave out.
 bool has_options(const Layer& layer, const Sequence& sequence);
+// The same besides layer normalisation.
 bool has_options_but_norm(const Layer& layer, const Sequence& sequence);
 
 // The rows of one chunk in forward. Arrays of pointers have kChunk elements.

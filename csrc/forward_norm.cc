@@ -7,10 +7,11 @@ namespace GATEWISE_ISA {
 // What a second-level cache holds.
 constexpr std::size_t kMiddleBytes = std::size_t{512} << 10;
 
-// Weights from beyond it are shared by all chunks; else each chunk's gates had better stay near.
+// Weights from beyond it are shared by all chunks, block by block; else, or where not even one block would stay there,
+// each chunk's gates had better be near.
 void ForwardGroup::normalised_step(std::size_t s) {
-  const bool far = layout_.blocks * layout_.block * sizeof(Real) > kMiddleBytes;
-  const std::size_t together = far ? job_.count : 1;
+  const std::size_t bytes = layout_.block * sizeof(Real);
+  const std::size_t together = bytes <= kMiddleBytes && layout_.blocks * bytes > kMiddleBytes ? job_.count : 1;
   for (std::size_t k = 0; k < job_.count; k += together) {
     for (std::size_t i = 0; i < layout_.blocks; ++i) {
       const std::size_t block = in_turn(s, i, layout_.blocks);
@@ -61,6 +62,7 @@ void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t
   Real* const x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
   Real* const h = normed(rows, job_.saved.norm_h, rows.norm_h, s, 0) + r * line;
   Real* const pre = normed(rows, job_.saved.gates, rows.gates, s, 0) + r * line;
+  const bool keeps = job_.saved.norm_x;
   Moments of_x, of_h;
   with_gates(layer_.gates(), [&](auto gates) {
     of_x = moments(NormRow<gates()>{x, stride, layer_.hidden});
@@ -79,7 +81,7 @@ void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t
       const std::size_t at = block * stride + v;
       const Floats nx = (load(x + at) * of_x.scale - of_x.mean) * of_x.rstd;
       const Floats nh = (load(h + at) * of_h.scale - of_h.mean) * of_h.rstd;
-      if (job_.saved.norm_x) {
+      if (keeps) {
         store(x + at, nx);
         store(h + at, nh);
       }

@@ -78,10 +78,11 @@ struct Moments {
 
 // The largest of all lanes; NaN does not count.
 template <std::size_t kVectors>
-Real largest_of(Floats (&largest)[kVectors]) {
-  for (std::size_t v = 1; v < kVectors; ++v) largest[0] = largest[v] > largest[0] ? largest[v] : largest[0];
+[[gnu::always_inline]] inline Real largest_of(const Floats (&largest)[kVectors]) {
+  Floats most = largest[0];
+  for (std::size_t v = 1; v < kVectors; ++v) most = largest[v] > most ? largest[v] : most;
   Real lane[kWidth];
-  store(lane, largest[0]);
+  store(lane, most);
   for (std::size_t half = kWidth / 2; half; half /= 2)
     for (std::size_t i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
   return lane[0];
@@ -101,9 +102,8 @@ template <std::size_t kVectors>
   const Real most = largest_of(largest), scale = most > kLarge ? kLarge / most : 1.0f;
   if (scale < 1.0f) {
     sum = {};
-    each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) {
-      sum.add(v, b, only(load(row.at(b, v)) * scale, lanes));
-    });
+    each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((
+                                         always_inline)) { sum.add(v, b, only(load(row.at(b, v)) * scale, lanes)); });
   }
   const Real mean = sum.total() / row.count();
   each_vector<kVectors>(row.width, [&](std::size_t b, std::size_t v, std::size_t lanes) __attribute__((always_inline)) {

@@ -1,7 +1,8 @@
 // The equations of the cells between the products: one block of hidden units for the rows of one chunk.
 //
 // What a cell is made of is a Row. The rows of the literature, without options, are compiled each by itself; every
-// other row and all options run through the same source with the row read at run time.
+// other row and all options run through the same source with the row read at run time. Functions are applied to all
+// rows side by side where there are no options, or only layer normalisation, which is wanted most and costs most.
 #pragma once
 
 #include <utility>
@@ -16,7 +17,7 @@ enum class Stage : std::uint8_t { kWhole, kCell, kOutput };
 // What only options need. Pointers to rows are arrays of kChunk.
 struct ForwardExtras {
   Stage stage = Stage::kWhole;  // layer normalisation needs c of all blocks before the first h
-  bool only_norm = false;       // there is no option but layer normalisation
+  bool only_norm = false;       // and there is no other option
   bool clips = false, keeps_pre = false;
   Real clip = 0.0f;
   const Real* const* h_mask = nullptr;  // rows of M for h, with h_old the rows of h of the step before
@@ -72,6 +73,12 @@ struct BackwardExtras {
   Real* normalised = nullptr;                // [rows][kWidth]
   Real *dgain = nullptr, *dshift = nullptr;  // [kWidth], added to
 };
+
+// Row r's new c, normalised; a gain and a bias make of it what the cell shows. For both kinds of extras.
+template <class Extras>
+[[gnu::always_inline]] inline Floats normalised(const Extras& extras, std::size_t r, Floats c) {
+  return (c * broadcast(extras.c_scale[2 * r]) - extras.c_mean[r]) * extras.c_scale[2 * r + 1];
+}
 
 struct BackwardBlock {
   std::size_t rows = 0, lanes = 0, column = 0;

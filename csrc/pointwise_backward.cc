@@ -108,11 +108,11 @@ struct FromOutput {
 
 [[gnu::always_inline]] inline FromOutput output(const Row& row, const Point& point, Floats c, Floats old) {
   const BackwardExtras* extras = point.block.extras;
-  const bool normalised = extras && extras->stage != Stage::kWhole;
+  const bool norms = extras && extras->stage != Stage::kWhole;
   const std::size_t at = point.r * kWidth;
   Floats shown = c, hat = {};
-  if (normalised) {
-    hat = (c * broadcast(extras->c_scale[2 * point.r]) - extras->c_mean[point.r]) * extras->c_scale[2 * point.r + 1];
+  if (norms) {
+    hat = normalised(*extras, point.r, c);
     shown = fma(hat, load(extras->c_gain), load(extras->c_bias));
   }
   const Floats squashed = extras ? squash(row.output, shown) : point.shown[1];
@@ -125,7 +125,7 @@ struct FromOutput {
     dpre_o = point.pass(kO, d_o * slope(row.gates[kO].squash, o), row.gates[kO].peep == Peep::kBefore ? old : c);
   }
   const Floats dshown = through * slope(row.output, squashed);
-  if (normalised) {
+  if (norms) {
     store(extras->hat + at, hat);
     store(extras->normalised + at, dshown * load(extras->c_gain));
     point.sums.gain = fma(dshown, hat, point.sums.gain);

@@ -107,8 +107,7 @@ struct Point {
   Floats shown = c;
   if (!whole) {
     c = load(extras->fresh + at);
-    shown = (c * broadcast(extras->c_scale[2 * point.r]) - extras->c_mean[point.r]) * extras->c_scale[2 * point.r + 1];
-    shown = fma(shown, load(extras->c_gain), load(extras->c_bias));
+    shown = fma(normalised(*extras, point.r, c), load(extras->c_gain), load(extras->c_bias));
     if (row.learned(kO)) {
       o = load(point.gates + row.slot(kO) * kWidth);
       if (extras->keeps_pre) o = squash(row.gates[kO].squash, extras->clips ? clamp(o, extras->clip) : o);
@@ -182,8 +181,8 @@ struct Point {
 
 // The gates of an additive cell and its new state, function by function for all rows, which keeps a core busy.
 template <class Keep>
-[[gnu::always_inline]] inline void update(const Row& row, const ForwardBlock& block, std::size_t stride, Real* fresh,
-                                          std::size_t fresh_stride, Keep keep) {
+[[gnu::always_inline]] inline void advance(const Row& row, const ForwardBlock& block, std::size_t stride, Real* fresh,
+                                           std::size_t fresh_stride, Keep keep) {
   const std::size_t line = row.learned_count() * kWidth;
   each_gate([&](Gate gate) __attribute__((always_inline)) {
     if (row.learned(gate) && row.gates[gate].peep != Peep::kAfter) activate(row, block, gate, block.c, stride);
@@ -218,7 +217,7 @@ template <bool kAcross, class Shown>
 template <bool kAcross>
 [[gnu::always_inline]] inline void plain(const Row& row, const ForwardBlock& block) {
   const std::size_t stride = kAcross ? block.c_stride : kWidth;
-  update(row, block, stride, block.c, stride, [&](std::size_t r, Floats c) __attribute__((always_inline)) {
+  advance(row, block, stride, block.c, stride, [&](std::size_t r, Floats c) __attribute__((always_inline)) {
     if (block.kept) store(block.kept + r * kWidth, c);
   });
   output<kAcross>(row, block, [&](std::size_t r) __attribute__((always_inline)) { return load(block.c + r * stride); });
@@ -227,7 +226,8 @@ template <bool kAcross>
 // A stage of one whose only option is layer normalisation.
 [[gnu::always_inline]] inline void staged(const Row& row, const ForwardBlock& block) {
   const ForwardExtras& extras = *block.extras;
-  if (extras.stage == Stage::kCell) return update(row, block, kWidth, extras.fresh, kWidth, [](std::size_t, Floats) {});
+  if (extras.stage == Stage::kCell)
+    return advance(row, block, kWidth, extras.fresh, kWidth, [](std::size_t, Floats) __attribute__((always_inline)) {});
   for (std::size_t r = 0; r < block.rows; ++r) {
     const Floats c = load(extras.fresh + r * kWidth);
     store(block.c + r * kWidth, c);
@@ -235,8 +235,7 @@ template <bool kAcross>
   }
   const Floats gain = load(extras.c_gain), bias = load(extras.c_bias);
   output<false>(row, block, [&](std::size_t r) __attribute__((always_inline)) {
-    const Floats c = load(extras.fresh + r * kWidth) * broadcast(extras.c_scale[2 * r]);
-    return fma((c - extras.c_mean[r]) * extras.c_scale[2 * r + 1], gain, bias);
+    return fma(normalised(extras, r, load(extras.fresh + r * kWidth)), gain, bias);
   });
 }
 

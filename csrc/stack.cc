@@ -203,13 +203,13 @@ nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states,
   return nb::make_tuple(given, gradient);
 }
 
-nb::object Stack::infer(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first,
-                        std::shared_ptr<const Pieces> pieces, std::size_t threads) const {
+nb::object Stack::infer(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first, const Pieces* pieces,
+                        std::size_t threads) const {
   nb::tuple given;
-  const std::optional<Call> call = collect(parameters, x, states, batch_first, pieces.get(), given);
+  const std::optional<Call> call = collect(parameters, x, states, batch_first, pieces, given);
   if (!call) return nb::none();
   Kept nothing;
-  return run_forward(Objects(given), *call, Keep::kNothing, threads, nothing);
+  return results_of(Objects(given), *call, Keep::kNothing, threads, nothing);
 }
 
 nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
@@ -222,11 +222,11 @@ nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_p
   kept.rows = call->rows;
   kept.pieces = std::move(pieces);
   const Keep keeps = keep_named(keep);
-  const nb::tuple results = run_forward(Objects(given), *call, keeps, threads, kept);
+  const nb::tuple results = results_of(Objects(given), *call, keeps, threads, kept);
   return nb::make_tuple(results, keeps == Keep::kNothing ? nb::none() : nb::cast(std::move(kept)));
 }
 
-nb::tuple Stack::run_forward(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const {
+nb::tuple Stack::results_of(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const {
   return call.doubles() ? forward_of<double>(given, call, keep, threads, kept)
                         : forward_of<float>(given, call, keep, threads, kept);
 }

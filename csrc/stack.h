@@ -84,7 +84,7 @@ class Stack {
                           const Pieces* pieces) const;
   // The results of a call whose gradient nobody wants, as `forward` returns them; or None if it does not fit.
   nanobind::object infer(nanobind::handle parameters, nanobind::handle x, nanobind::handle states, bool batch_first,
-                         std::shared_ptr<const Pieces> pieces, std::size_t threads) const;
+                         const Pieces* pieces, std::size_t threads) const;
   // The results, y (which a step has not: it is its h) and the final states; and what is kept, or None. `given` is what
   // gather returned.
   nanobind::tuple forward(const nanobind::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
@@ -106,11 +106,13 @@ class Stack {
   Shape output_shape(const Call& call) const;
   Shape state_shape(const Call& call, std::size_t state) const;
 
+  // What gather and infer have in common: a call if it fits, whose addresses hold as long as `given`, its tensors.
   std::optional<Call> collect(nanobind::handle parameters, nanobind::handle x, nanobind::handle states,
                               bool batch_first, const Pieces* pieces, nanobind::tuple& given) const;
   std::optional<Call> read(Objects given, bool batch_first, const Pieces* pieces) const;
   bool holds(Objects given, const Call& call) const;
-  nanobind::tuple run_forward(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const;
+  // The results of either type; what is kept goes to `kept`.
+  nanobind::tuple results_of(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const;
   template <class Real>
   nanobind::tuple forward_of(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const;
   template <class Real>

@@ -2,12 +2,12 @@
 
     python tests/native/leaking_calls.py 100000
 
-Forward and backward of a module, of the functional door and of one step; a stream's and a pool's steps, their opening,
-closing and states; and calls that are refused. Prints what grew in the second half: resident memory, the bytes that
-malloc has given out, and Python's blocks; and the calls that were made in it. Exits with 1 if resident memory grew by
-more than a MiB, malloc's by more than a byte for each call, or the blocks by more than one for each hundred calls: one
-block of 32 bytes, or one object, that one of the kinds loses at each call is more. The interpreter keeps some hundred
-blocks for later, so fewer than some 60,000 calls tell nothing.
+Forward and backward of a module, of the functional door and of one step, and calls without gradients; a stream's and a
+pool's steps, their opening, closing and states; and calls that are refused. Prints what grew in the second half:
+resident memory, the bytes that malloc has given out, and Python's blocks; and the calls that were made in it. Exits
+with 1 if resident memory grew by more than a MiB, malloc's by more than a byte for each call, or the blocks by more
+than one for each hundred calls: one block of 32 bytes, or one object, that one of the kinds loses at each call is more.
+The interpreter keeps some hundred blocks for later, so fewer than some 60,000 calls tell nothing.
 """
 
 import argparse
@@ -93,14 +93,20 @@ def calls() -> list[Callable[[], Any]]:
         slot = pool.open(pool.snapshot(slots[0]))
         pool.close(slot)
 
-    with torch.no_grad():
-        inference = torch.randn(5, 3, 4)
+    inference, spread = torch.randn(5, 3, 4), torch.randn(5, 3, 8)[..., ::2]
+
+    @torch.no_grad()
+    def inferring() -> None:
+        module(inference, lengths=short)
+        module(spread)  # not as it is: the long way copies it
+        single(step)
+
     return [
         backward,
         sparing,
         dropped,
         carried,
-        lambda: module(inference),
+        inferring,
         lambda: single(step),
         lambda: stream.step(row),
         lambda: stream.steps(rows),

@@ -24,8 +24,8 @@ MASKED: dict[str, Any] = {"noise": ("recurrent", "h", "c")}
 FLUSHES = "smallest numbers"
 """How titles of cases begin that also run with subnormal numbers flushed to zero; just large enough for threads."""
 
-# Single rows, many steps, sums too deep for a cache, more rows than fit together, several windows of backward; large
-# enough that several threads share the work.
+# Single rows, many steps, sums or weights too large for a cache, more rows than fit together, several windows of
+# backward; large enough that several threads share the work.
 LARGE: list[tuple[str | Cell, tuple[int, int, int, int], dict[str, Any]]] = [
     ("lstm", (70, 1, 33, 17), {}),
     ("cifg", (70, 2, 33, 17), {}),
@@ -34,6 +34,7 @@ LARGE: list[tuple[str | Cell, tuple[int, int, int, int], dict[str, Any]]] = [
     ("lstm", (2, 8, 100, 33), {}),
     ("lstm", (2, 100, 17, 64), {}),
     ("peephole", (5, 33, 5, 100), {"lengths": (5, 0, 3) * 11, "layer_norm": True}),
+    ("lstm", (3, 33, 130, 130), {"lengths": (3, 0, 2) * 11, "layer_norm": True}),
     ("slstm", (5, 33, 5, 100), {"lengths": (5, 0, 3) * 11, "reset": "some"}),
     ("lstm", (24, 40, 9, 161), {"proj_size": 33}),
 ]

@@ -50,6 +50,18 @@ ROWS = [
     ),
     replace(
         CELLS["lstm"],
+        name="native-coupled",
+        title="input gate coupled to the forget gate, wide candidate",
+        gates=(
+            Gate("i", "identity", "", kind="coupled", complement="f"),
+            F,
+            replace(G, squash="wide_sigmoid"),
+            replace(O, peeps="before"),
+        ),
+        peephole=True,
+    ),
+    replace(
+        CELLS["lstm"],
         name="native-sees",
         title="gates that see o and f, without an input gate",
         gates=(replace(I, kind="open", squash="identity", peeps=None), replace(F, squash="tanh"), G, O),

@@ -151,6 +151,7 @@ THREADED: list[tuple[str | Cell, tuple[int, int, int, int], dict[str, Any]]] = [
     ("lstm", (2, 8, 100, 33), {}),
     ("lstm", (2, 100, 17, 64), {}),
     ("fgr", (3, 9, 3, 100), {}),
+    ("lstm", (3, 33, 130, 130), {"lengths": (3, 0, 2) * 11, "layer_norm": True}),
 ]
 
 

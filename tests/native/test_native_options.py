@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from native_problem import (
+    Outcome,
     Problem,
     Way,
     check,
@@ -56,6 +57,8 @@ OPTIONAL: list[tuple[set[Option], dict[str, Any]]] = [
     ({"clip"}, {"clip": 1.5, "reset": "some", "start": True, "lengths": SHUFFLED}),
     ({"layer_norm"}, {"layer_norm": True}),
     ({"layer_norm"}, {"layer_norm": True, "bias": False, "lengths": SHUFFLED}),
+    ({"layer_norm", "zoneout"}, {"layer_norm": True, "noise": ("h",)}),
+    ({"layer_norm", "zoneout"}, {"layer_norm": True, "noise": ("c",)}),
     ({"layer_norm", "peephole", "clip"}, {"layer_norm": True, "peephole": True, "clip": 0.7}),
     ({"projection"}, {"proj_size": 5}),
     ({"projection"}, {"proj_size": 1, "nonrecurrent_proj_size": 3, "lengths": SHUFFLED}),
@@ -114,6 +117,16 @@ def test_values_and_gradients(cell: str | Cell, wanted: dict[str, Any], way: Way
         check_same_bits(plain, kept.values, plain)
 
 
+def check_untraced(problem: Problem, traced: Outcome):
+    """The same bits where no gate is asked for."""
+    with torch.no_grad():
+        plain = problem.forward()
+    check_same_bits(plain, traced.values, plain)
+    for save in ("all", "states"):
+        kept = problem.run(trace=False, save=save)
+        check_same_bits(kept.values, traced.values, kept.values)
+
+
 def test_the_table_asks_for_every_option_of_every_cell():
     asked = {name: {option for needed, _ in OPTIONAL for option in needed} for name in map(name_of, EVERY)}
     assert all(row_of(cell).options - {"learned_state"} <= asked[name_of(cell)] for cell in EVERY)
@@ -140,6 +153,7 @@ def test_layer_norm_of_rows_of_any_size(cell: str | Cell, size: float, where: se
     problem = draw(cell, 3, B, D, H, "both", layer_norm=True, peephole=False).map(change)
     assert all(value.isfinite().all() for value in exact(problem).values.values())
     ours, truth, off = problem.run(), exact(problem), rounding(problem)
+    check_untraced(problem, ours)
     for name, gradient in ours.gradients.items():
         if name != "x" and "state" not in name:
             check_gradient(name, gradient, truth.gradients[name], 1.5 * off[f"d {name}"])
@@ -166,7 +180,39 @@ def test_layer_norm_of_equal_values(cell: str | Cell):
     problem = draw(cell, 3, B, D, H, layer_norm=True).map(
         lambda name, tensor: torch.zeros_like(tensor) if name in {"x", "state.h", "state.c"} else tensor
     )
-    check(problem, problem.run())
+    kept = problem.run()
+    check(problem, kept)
+    check_untraced(problem, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.usefixtures("isa")
+def test_layer_norm_where_rows_share_weights_from_far(dtype: torch.dtype):
+    problem = draw("lstm", 3, 33, 130, 130, "both", lengths=(3, 0, 2) * 11, layer_norm=True, dtype=dtype)
+    kept = problem.run()
+    check(problem, kept)
+    check_untraced(problem, kept)
+
+
+@pytest.mark.parametrize("unit", range(H))
+@pytest.mark.usefixtures("isa")
+def test_layer_norm_of_one_huge_value(unit: int):
+    """The variance overflows by one value wherever it stands: in c, or in one gate's products with x."""
+    problem = draw("lstm", 1, 3, D, H, layer_norm=True)
+
+    def change(name: str, tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        if name == "state.c":
+            tensor[2, unit] = -1e30
+        if name == "weight_ih":
+            tensor[unit % 4 * H + unit] *= 1e25
+        return tensor
+
+    problem = problem.map(change)
+    ours = problem.forward()
+    for name, value in exact(problem).values.items():
+        if name in ours:
+            check_one(name, ours[name], value, 1e-5 * scale(value))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "slstm", "rnn", "fgr"])

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from check_wheels import MOST_BYTES, NEEDED, faults_of_core, faults_of_sdist, faults_of_wheel
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from elftools.elf.enums import ENUM_D_TAG
 
 from gatewise import _native
 
@@ -81,6 +84,29 @@ def test_files(tmp_path: Path, plain: set[str], files: dict[str, bytes | None], 
 def test_templates_and_entries_of_folders_may_be_there(tmp_path: Path, plain: set[str]) -> None:
     found = faults(tmp_path, {"gatewise/tasks/": b"", "gatewise/tasks/page.html.j2": b"", "gatewise/a.css": b""})
     assert not any("does not belong" in fault for fault in found | plain)
+
+
+@pytest.mark.parametrize("name", [".symtab", ".debug_a"])
+def test_sections_that_strip_removes(name: str) -> None:
+    core = FILES[CORE].replace(b"\0.comment\0", b"\0" + name.encode().ljust(8, b"\0") + b"\0")
+    assert f"is not stripped: it has a section {name}." in set(faults_of_core(core, (9, 9)))
+
+
+def test_what_the_core_exports() -> None:
+    core = FILES[CORE].replace(b"PyInit__native\0", b"PyInit__nativ0\0")
+    assert "exports PyInit__nativ0, not PyInit__native alone." in set(faults_of_core(core, (9, 9)))
+
+
+@pytest.mark.parametrize("tag", [ENUM_D_TAG["DT_RPATH"], ENUM_D_TAG["DT_RUNPATH"]])
+def test_where_the_core_looks_for_libraries(tag: int) -> None:
+    elf = ELFFile(BytesIO(FILES[CORE]))
+    dynamic = elf.get_section_by_name(".dynamic")
+    assert isinstance(dynamic, DynamicSection)
+    number = next(i for i, each in enumerate(dynamic.iter_tags()) if each.entry.d_tag == "DT_FINI")
+    at = dynamic["sh_offset"] + number * dynamic["sh_entsize"]
+    core = FILES[CORE][:at] + tag.to_bytes(8, "little") + FILES[CORE][at + 8 :]
+    fault = "looks for libraries in a folder of its own."
+    assert fault in set(faults_of_core(core, (9, 9)))
 
 
 def test_what_the_core_is_linked_with(tmp_path: Path) -> None:

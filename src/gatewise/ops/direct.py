@@ -142,13 +142,14 @@ class Direct:
                 return None
         if not torch.is_grad_enabled():
             return stack.infer(parameters, x, hx, batch_first, pieces, torch.get_num_threads())
-        given, gradient = stack.gather(parameters, x, hx, batch_first, pieces) or (None, False)
-        # The long way knows how to do without what a hook does not see.
-        if given is None or (gradient and keeps(save) != save):
+        found = stack.gather(parameters, x, hx, batch_first, pieces)
+        # Where hooks look after what is saved, the long way knows how to do without what they do not see.
+        if found is None or (found[1] and keeps(save) != save):
             return None
-        if gradient:
-            return _apply(_Cut(self, batch_first, pieces, _copied(lengths), _copied(reset)), save, *given)
-        return stack.forward(given, batch_first, pieces, "nothing", torch.get_num_threads())[0]
+        given, gradient = found
+        if not gradient:
+            return stack.forward(given, batch_first, pieces, "nothing", torch.get_num_threads())[0]
+        return _apply(_Cut(self, batch_first, pieces, _copied(lengths), _copied(reset)), save, *given)
 
 
 class _Cut(NamedTuple):

@@ -85,17 +85,31 @@ Gradients<Real> make_gradients(const Addresses& call, const Addresses& dfinal, c
 }
 
 template <class Real>
+std::unique_ptr<Tape<Real>> run_on(const Kernels<Real>& kernels, const Layer& layer, const Addresses& weights,
+                                   const Sequence<Real>& sequence, Keep keep, std::size_t threads) {
+  const Real* given[kWeightKinds] = {};
+  fill(given, weights);
+  return interruptible(
+      [&](Interrupt& interrupt) { return forward(kernels, layer, given, sequence, keep, threads, interrupt); });
+}
+
+template <class Real>
 std::unique_ptr<Tape<Real>> run_forward(const Layer& layer, const Addresses& weights, bool reverse,
                                         const Addresses& call, const Addresses& state, const Addresses& start,
                                         const Addresses& final, const Addresses& trace, const std::string& keep,
                                         std::size_t threads) {
   const Sequence<Real> sequence = make_sequence<Real>(reverse, call, state, start, final, trace);
-  const Real* given[kWeightKinds] = {};
-  fill(given, weights);
-  const Keep kept = keep_named(keep);
-  const Kernels<Real>& kernels = isa_in_use().kernels<Real>();
-  return interruptible(
-      [&](Interrupt& interrupt) { return forward(kernels, layer, given, sequence, kept, threads, interrupt); });
+  return run_on(isa_in_use().kernels<Real>(), layer, weights, sequence, keep_named(keep), threads);
+}
+
+// The same with products of bfloat16, which keeps nothing.
+void run_forward_narrow(const Layer& layer, const Addresses& weights, bool reverse, const Addresses& call,
+                        const Addresses& state, const Addresses& start, const Addresses& final, const Addresses& trace,
+                        std::size_t threads) {
+  const Kernels<float>* const kernels = isa_in_use().narrow;
+  if (!kernels) throw std::invalid_argument("no products of bfloat16 here.");
+  const auto sequence = make_sequence<float>(reverse, call, state, start, final, trace);
+  run_on(*kernels, layer, weights, sequence, Keep::kNothing, threads);
 }
 
 template <class Real>
@@ -236,6 +250,8 @@ NB_MODULE(_native, m) {
   m.def("torch", &Torch::make, "exchange"_a.none(), "kinds"_a, "kept"_a, "empty"_a, "dense"_a);
   m.def("forward", &run_forward<float>);
   m.def("forward_double", &run_forward<double>);
+  m.def("forward_narrow", &run_forward_narrow);
+  m.def("multiplies_bfloat16", [] { return isa_in_use().narrow != nullptr; });
   m.def("backward", &run_backward<float>);
   m.def("backward", &run_backward<double>);
   m.def("forward_members", &run_forward_members<float>);

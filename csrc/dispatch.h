@@ -14,6 +14,7 @@ struct InstructionSet {
   const char* name;
   const Kernels<float>* singles;
   const Kernels<double>* doubles;
+  const Kernels<float>* narrow;  // products of bfloat16, of forward only; null where the processor has none
 
   template <class Real>
   const Kernels<Real>& kernels() const {

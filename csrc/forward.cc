@@ -7,7 +7,7 @@
 // The one idea: the gates of a vector of hidden units lie together in the packed weights, so that a tile of a few rows
 // accumulates all its products in registers, and the cell finds a block's gates in the first-level cache.
 #include "forward.h"
-#if !defined(GATEWISE_DOUBLE)
+#if defined(GATEWISE_WHOLE_SINGLE)
 #include "halved.h"
 #endif
 
@@ -98,13 +98,13 @@ void single_row(const GateTile& tile, const Weight* packed, std::size_t apart) {
     const Weight* weights = packed + piece.at;
 #pragma GCC unroll 2
     for (std::size_t k = 0; k < piece.count; ++k, weights += kLine) {
-      const Floats value = broadcast(row[k]);
+      const Floats value = broadcast_word(row + k);
 #pragma GCC unroll 2
       for (std::size_t b = 0; b < kBlocks; ++b) {
         Floats line[kVectors];
         load_line(weights + b * apart, line);
 #pragma GCC unroll 4
-        for (std::size_t v = 0; v < kVectors; ++v) sum[b][v] = fma(line[v], value, sum[b][v]);
+        for (std::size_t v = 0; v < kVectors; ++v) sum[b][v] = product(line[v], value, sum[b][v]);
       }
     }
   }
@@ -172,15 +172,17 @@ void ForwardGroup::take(Scratch& scratch) {
     rows.norm_h = scratch.take(normed);
     rows.fresh = scratch.take(layer_.layer_norm ? plane() : 0);
     rows.stats = scratch.take(layer_.layer_norm ? 3 * kChunk : 0);
+    for (std::size_t source = 0; source < 3; ++source)
+      rows.factors[source] = scratch.take(kNarrow ? kChunk * words(count_of(source)) : 0);
+    rows.factors[3] = scratch.take(kNarrow && layer_.projected ? kChunk * words(layer_.hidden) : 0);
   }
 }
 
 void ForwardGroup::plan_pieces() {
-  const std::size_t counts[] = {layer_.inputs, layer_.recurrent(), layout_.seen_depth};
+  std::size_t counts[3], whole = 0;
+  for (std::size_t source = 0; source < 3; ++source) whole += counts[source] = words(count_of(source));
   const std::size_t starts[] = {layout_.x_at(), layout_.h_at(layer_), layout_.seen_at(layer_)};
   const std::size_t lines[] = {layout_.line, layout_.line, layout_.seen_vectors * kWidth};
-  std::size_t whole = 0;
-  for (const std::size_t count : counts) whole += count;
   // Very deep sums take larger bites rather than more of them.
   const std::size_t depth = kDepth * (1 + whole / (kDepth * (kMaxPieces - 4)));
   std::size_t filled = depth;
@@ -302,7 +304,7 @@ void ForwardGroup::single_step(std::size_t s) {
   for (std::size_t i = 0; i < pairs && !job_.weights; ++i) {
     const std::size_t block = 2 * in_turn(s, i, pairs), blocks = block + 1 < layout_.blocks ? 2 : 1;
     const GateTile tile = tile_of(block, pieces, rows, first == 0, true, gates + block * layout_.line);
-#if !defined(GATEWISE_DOUBLE)
+#if defined(GATEWISE_WHOLE_SINGLE)
     if (job_.halved) {
       single_row(tile, job_.halved + block * layout_.block, blocks, layout_.block, layer_.gates());
       continue;
@@ -310,7 +312,9 @@ void ForwardGroup::single_step(std::size_t s) {
 #endif
     single_row(tile, tile.block, blocks, layout_.block, layer_.gates());
   }
-  if (job_.weights) multiply_unpacked(gates);
+  if constexpr (!kNarrow) {
+    if (job_.weights) multiply_unpacked(gates);
+  }
   ForwardBlock at = block_of(rows, s, 0, gates);
   at.across = true;
   at.rows = layout_.blocks;

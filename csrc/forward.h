@@ -50,6 +50,7 @@ struct ForwardRows {
   Real* unused;     // [kChunk][width], for what has been written before
   Real* out;        // of projections
   Real *norm_x, *norm_h, *fresh, *stats;
+  Real* factors[4];  // [kChunk][words] by Piece::Source and of what is projected; in narrow builds
 };
 
 constexpr std::size_t kMaxPieces = 64;
@@ -71,8 +72,8 @@ class ForwardGroup {
 
  private:
   bool hoists() const {
-    return !job_.weights && !layer_.layer_norm && layer_.inputs >= kWidth && job_.sequence->rows <= kFewRows &&
-           job_.sequence->steps > 1;
+    return !kNarrow && !job_.weights && !layer_.layer_norm && layer_.inputs >= kWidth &&
+           job_.sequence->rows <= kFewRows && job_.sequence->steps > 1;
   }
 
   std::size_t plane() const { return layout_.blocks * kVectorStride; }
@@ -96,6 +97,11 @@ class ForwardGroup {
   std::size_t point_at(std::size_t s);
 
   void point_row(ForwardRows& rows, std::size_t r, std::size_t s);
+
+  // The terms of a row's sums, by Piece::Source.
+  std::size_t count_of(std::size_t source) const {
+    return source == Piece::kX ? layer_.inputs : source == Piece::kHidden ? layer_.recurrent() : layout_.seen_depth;
+  }
 
   const Real* seen_before(const ForwardRows& rows, std::size_t r, std::size_t s) const;
   Real* seen_after(const ForwardRows& rows, std::size_t r, std::size_t s) const;

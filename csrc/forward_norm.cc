@@ -96,7 +96,10 @@ void ForwardGroup::project() {
   for (std::size_t k = 0; k < job_.count; ++k) {
     ForwardRows& rows = rows_[k];
     if (!rows.active) continue;
-    const PanelChunk chunk = {.active = rows.active, .rows = rows.unprojected, .to = rows.out};
+    const Real* shown[kChunk];
+    for (std::size_t r = 0; r < rows.active; ++r)
+      shown[r] = factors(rows.unprojected[r], layer_.hidden, rows.factors[3] + r * words(layer_.hidden));
+    const PanelChunk chunk = {.active = rows.active, .rows = shown, .to = rows.out};
     panel_products(layout_.projection, job_.packed + layout_.projection_at(), &chunk, 1, 0);
     for (std::size_t v = 0; v < layout_.projection.vectors; ++v)
       for (std::size_t r = 0; r < rows.active; ++r) {

@@ -65,7 +65,14 @@ std::size_t ForwardGroup::point_at(std::size_t s) {
   for (std::size_t k = 0; k < job_.count; ++k) {
     ForwardRows& rows = rows_[k];
     rows.active = s < rows.chunk->steps() ? rows.chunk->active(s) : 0;
-    for (std::size_t r = 0; r < rows.active; ++r) point_row(rows, r, s);
+    for (std::size_t r = 0; r < rows.active; ++r) {
+      point_row(rows, r, s);
+      for (std::size_t source = 0; kNarrow && source < 3; ++source) {
+        const std::size_t count = count_of(source);
+        const Real*& row = rows.source[source][r];
+        row = factors(row, count, rows.factors[source] + r * words(count));
+      }
+    }
     all += rows.active;
   }
   return all;

@@ -140,15 +140,15 @@ struct MathArrays {
 };
 
 struct Sizes {
-  std::size_t packed_forward, packed_backward, packed_gradient;
-  std::size_t gates, cells, unprojected;  // per row-step; cells is that of one plane
-  std::size_t seen;
-  std::size_t sums;                               // per chunk
-  std::size_t state;                              // per chunk, of backward
-  std::size_t forward_scratch, backward_scratch;  // per chunk of a job, and once more
-  std::size_t blocks, panels;                     // of gates and of projections, to share out
-  std::size_t reduce_scratch;
-  bool unpacked;  // whether forward and, without projections, backward take Job::weights
+  std::size_t packed_forward = 0, packed_backward = 0, packed_gradient = 0;
+  std::size_t gates = 0, cells = 0, unprojected = 0;  // per row-step; cells is that of one plane
+  std::size_t seen = 0;
+  std::size_t sums = 0;                                   // per chunk
+  std::size_t state = 0;                                  // per chunk, of backward
+  std::size_t forward_scratch = 0, backward_scratch = 0;  // per chunk of a job, and once more
+  std::size_t blocks = 0, panels = 0;                     // of gates and of projections, to share out
+  std::size_t reduce_scratch = 0;
+  bool unpacked = false;  // whether forward and, without projections, backward take Job::weights
 };
 
 // Packed forward weights in half the memory, each the nearest bfloat16, and back.
@@ -176,24 +176,25 @@ struct Dense {
 };
 constexpr std::size_t kPadding = 16;
 
+// Of a narrow build sizes, pack_forward and forward only, of calls that keep nothing; the others are null.
 template <class Real>
 struct Kernels {
-  Sizes (*sizes)(const Layer& layer, const Sequence<Real>& sequence);
+  Sizes (*sizes)(const Layer& layer, const Sequence<Real>& sequence) = nullptr;
   // One of `parts` parts of the whole; with no parts only what backward needs of it: peepholes, gains, projections.
   void (*pack_forward)(const Layer& layer, const Weights<Real>& weights, Real* packed, std::size_t part,
-                       std::size_t parts);
+                       std::size_t parts) = nullptr;
   void (*pack_backward)(const Layer& layer, const Weights<Real>& weights, bool with_dx, Real* packed, std::size_t part,
-                        std::size_t parts);
-  void (*forward)(const Job<Real>& job);
-  void (*backward)(const BackwardJob<Real>& job);
-  void (*reduce)(const ReduceJob<Real>& job);
+                        std::size_t parts) = nullptr;
+  void (*forward)(const Job<Real>& job) = nullptr;
+  void (*backward)(const BackwardJob<Real>& job) = nullptr;
+  void (*reduce)(const ReduceJob<Real>& job) = nullptr;
   // Turns packed gradients and the sums of all chunks into the gradients of the weights.
   void (*unpack)(const Layer& layer, const Real* dpacked, const Real* sums, std::size_t chunks, Real* const* dweights,
-                 std::size_t part, std::size_t parts);
-  MathArrays<Real> math;
+                 std::size_t part, std::size_t parts) = nullptr;
+  MathArrays<Real> math = {};
   // Of float32 only, else null.
-  const Halving* halving;
-  const Dense* dense;
+  const Halving* halving = nullptr;
+  const Dense* dense = nullptr;
 };
 
 }  // namespace gatewise

@@ -4,8 +4,8 @@
 // vectors of its learned gates side by side.
 #pragma once
 
+#include "narrow.h"
 #include "schedule.h"
-#include "simd.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {
@@ -41,8 +41,8 @@ struct Layout {
     }
     // Fewer vectors are worth a kernel of their own for fgr only, whose candidate sees nothing.
     if (layer.seen_count && !(layer.gates() == 4 && seen_vectors == 3)) seen_vectors = layer.gates();
-    block = line * (1 + layer.inputs + layer.recurrent()) + seen_depth * seen_vectors * kWidth;
-    projection = {vectors(layer.projected) + vectors(layer.beside), layer.hidden};
+    block = seen_at(layer) + words(seen_depth) * seen_vectors * kWidth;
+    projection = {vectors(layer.projected) + vectors(layer.beside), words(layer.hidden)};
     dh = {vectors(layer.recurrent()), layer.hidden * layer.gates()};
     dx = {vectors(layer.inputs), layer.hidden * layer.gates()};
     dseen = {layer.seen_count * blocks, layer.hidden * seen_vectors};
@@ -55,8 +55,8 @@ struct Layout {
   std::size_t seen_vectors = 0;  // gates of a block that the gates of the step before reach
   std::size_t block = 0;
   std::size_t x_at() const { return line; }
-  std::size_t h_at(const Layer& layer) const { return line * (1 + layer.inputs); }
-  std::size_t seen_at(const Layer& layer) const { return line * (1 + layer.inputs + layer.recurrent()); }
+  std::size_t h_at(const Layer& layer) const { return line * (1 + words(layer.inputs)); }
+  std::size_t seen_at(const Layer& layer) const { return h_at(layer) + line * words(layer.recurrent()); }
   std::size_t peep_at(Gate gate) const { return blocks * block + gate * padded; }
   std::size_t gain_at(bool recurrent) const { return blocks * block + kGates * padded + recurrent * blocks * line; }
   std::size_t cell_gain_at(bool bias) const { return gain_at(true) + blocks * line + bias * padded; }

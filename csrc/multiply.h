@@ -6,8 +6,8 @@
 
 #include <utility>
 
+#include "narrow.h"
 #include "schedule.h"
-#include "simd.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {
@@ -32,7 +32,7 @@ template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors, class Valu
     for (std::size_t v = 0; v < kUsed; ++v) {
       const Floats weights = load(panel + v * kWidth);
 #pragma GCC unroll 8
-      for (std::size_t r = 0; r < kRows; ++r) sum[r][v] = fma(weights, values[r], sum[r][v]);
+      for (std::size_t r = 0; r < kRows; ++r) sum[r][v] = product(weights, values[r], sum[r][v]);
     }
   } else {
     Floats weights[kUsed];
@@ -42,7 +42,7 @@ template <std::size_t kUsed, std::size_t kRows, std::size_t kVectors, class Valu
     for (std::size_t r = 0; r < kRows; ++r) {
       const Floats one = value(r);
 #pragma GCC unroll 4
-      for (std::size_t v = 0; v < kUsed; ++v) sum[r][v] = fma(weights[v], one, sum[r][v]);
+      for (std::size_t v = 0; v < kUsed; ++v) sum[r][v] = product(weights[v], one, sum[r][v]);
     }
   }
 }
@@ -53,7 +53,7 @@ template <std::size_t kUsed, std::size_t kLine, std::size_t kRows, std::size_t k
                                             const Real* panel, std::size_t count) {
 #pragma GCC unroll 4
   for (std::size_t k = 0; k < count; ++k)
-    add_products<kUsed>(sum, panel + k * kLine * kWidth, [&](std::size_t r) { return broadcast(rows[r][k]); });
+    add_products<kUsed>(sum, panel + k * kLine * kWidth, [&](std::size_t r) { return broadcast_word(rows[r] + k); });
 }
 
 // The same with rows that are lines of gates: depth runs over (unit, gate), for the units first <= u < last, of which

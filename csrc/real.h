@@ -13,6 +13,9 @@ using Int = std::int64_t;
 #else
 using Real = float;
 using Int = std::int32_t;
+#if !defined(GATEWISE_NARROW)
+#define GATEWISE_WHOLE_SINGLE
+#endif
 #endif
 
 using BackwardJob = gatewise::BackwardJob<Real>;

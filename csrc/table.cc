@@ -28,6 +28,34 @@ std::size_t backward_state(const Layer&);
 std::size_t reduce_scratch(const Layer&);
 bool has_options(const Layer&, const Sequence&);
 
+extern const Halving halving;
+extern const Dense dense;
+extern const Kernels kernels;
+
+#if defined(GATEWISE_NARROW)
+
+namespace {
+
+Sizes sizes(const Layer& layer, const Sequence& sequence) {
+  const Layout layout(layer);
+  return {
+      .packed_forward = layout.forward_size(),
+      .gates = layout.blocks * layout.line,
+      .cells = layout.padded,
+      .unprojected = layout.padded,
+      .seen = layout.seen_depth,
+      .forward_scratch = forward_scratch(layer, sequence),
+      .blocks = layout.blocks,
+      .panels = layout.projection.count(),
+  };
+}
+
+}  // namespace
+
+const Kernels kernels = {.sizes = sizes, .pack_forward = pack_forward, .forward = forward};
+
+#else
+
 namespace {
 
 Sizes sizes(const Layer& layer, const Sequence& sequence) {
@@ -53,18 +81,22 @@ Sizes sizes(const Layer& layer, const Sequence& sequence) {
 
 }  // namespace
 
-extern const Halving halving;
-extern const Dense dense;
-extern const Kernels kernels;
 const Kernels kernels = {
-    sizes,    pack_forward, pack_backward, forward,
-    backward, reduce,       unpack,        {apply<exp<Floats>>, apply<sigmoid<Floats>>, apply<tanh<Floats>>},
-#if defined(GATEWISE_DOUBLE)
-    nullptr,  nullptr
-#else
-    &halving, &dense
+    .sizes = sizes,
+    .pack_forward = pack_forward,
+    .pack_backward = pack_backward,
+    .forward = forward,
+    .backward = backward,
+    .reduce = reduce,
+    .unpack = unpack,
+    .math = {apply<exp<Floats> >, apply<sigmoid<Floats> >, apply<tanh<Floats> >},
+#if !defined(GATEWISE_DOUBLE)
+    .halving = &halving,
+    .dense = &dense,
 #endif
 };
+
+#endif
 
 }  // namespace GATEWISE_ISA
 }  // namespace gatewise

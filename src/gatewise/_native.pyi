@@ -95,6 +95,9 @@ def isa() -> str:
 def use_isa(name: str) -> None:
     """Use an instruction set from now on, in all threads; ValueError if it is not available. For tests."""
 
+def multiplies_bfloat16() -> bool:
+    """Return whether the instruction set in use has products of bfloat16, which ``forward_narrow`` takes."""
+
 def team() -> str:
     """Return whose threads do the work: "libgomp" or "own", or "none" after a fork."""
 
@@ -135,6 +138,19 @@ def forward(
 
 forward_double = forward
 """``forward`` of float64."""
+
+def forward_narrow(
+    layer: Layer,
+    weights: Sequence[int],
+    reverse: bool,
+    call: Sequence[int],
+    state: Sequence[int],
+    start: Sequence[int],
+    final: Sequence[int],
+    trace: Sequence[int],
+    threads: int,
+) -> None:
+    """``forward`` that keeps nothing, with float32 tensors whose products are of bfloat16; ValueError without them."""
 
 def backward(
     layer: Layer,

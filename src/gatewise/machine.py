@@ -18,12 +18,14 @@ class Engine(NamedTuple):
             sets it), else that of the processors; 1 in a process that was forked.
         team: whose threads they are: "libgomp" for torch's, or "own"; "none" in a process that was forked, where the
             caller's thread works alone.
+        bfloat16: whether products of bfloat16 are the processor's own, where no gradient is wanted.
     """
 
     isa: str
     isas: tuple[str, ...]
     threads: int
     team: str
+    bfloat16: bool
 
 
 def engine() -> Engine:
@@ -36,7 +38,7 @@ def engine() -> Engine:
     """
     torch, team = sys.modules.get("torch"), _native.team()
     threads = 1 if team == "none" else _processors() if torch is None else torch.get_num_threads()
-    return Engine(isa(), tuple(_native.available_isas()), threads, team)
+    return Engine(isa(), tuple(_native.available_isas()), threads, team, _native.multiplies_bfloat16())
 
 
 def isa() -> str:

@@ -2,6 +2,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <type_traits>
 
 #include "cases.h"
 #include "describe.h"
@@ -60,7 +61,7 @@ class Direction {
     if (way.keep != Keep::kNothing)
       for (std::size_t i = 0; i < kTraces; ++i) s_.trace[i] = outputs_.out<Real>(name("trace", i));
     Interrupt never;
-    tape_ = gatewise::forward<Real>(way.isa.kernels<Real>(), layer_, weights_, s_, way.keep, way.threads, never);
+    tape_ = gatewise::forward<Real>(kernels(way.isa), layer_, weights_, s_, way.keep, way.threads, never);
   }
 
   void backward(const Way& way, Real* dx) {
@@ -81,6 +82,12 @@ class Direction {
   }
 
  private:
+  const Kernels<Real>& kernels(const InstructionSet& isa) const {
+    if constexpr (std::is_same_v<Real, float>)
+      if (given_.arrays.count("narrow")) return *isa.narrow;
+    return isa.kernels<Real>();
+  }
+
   std::string name(const char* kind, std::size_t i) const { return own_ + kind + "." + std::to_string(i); }
 
   const Case& given_;

@@ -1,5 +1,6 @@
 #include "recorded.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -37,11 +38,12 @@ std::string string(std::istream& file) {
 }
 
 template <class Real>
-bool same(const std::byte* a, const std::byte* b) {
+bool same(const std::byte* a, const std::byte* b, double tolerance) {
   Real x, y;
   std::memcpy(&x, a, sizeof x);
   std::memcpy(&y, b, sizeof y);
-  return std::memcmp(a, b, sizeof x) == 0 || (std::isnan(x) && std::isnan(y));
+  if (std::memcmp(a, b, sizeof x) == 0 || (std::isnan(x) && std::isnan(y))) return true;
+  return tolerance > 0 && std::abs(x - y) <= tolerance * std::max(1.0, std::abs(static_cast<double>(y)));
 }
 
 // In how many elements two arrays differ, and in which one first.
@@ -49,12 +51,12 @@ struct Difference {
   std::size_t count = 0, first = 0;
 };
 
-Difference compare(const Array& a, const Array& b) {
+Difference compare(const Array& a, const Array& b, double tolerance = 0) {
   Difference found;
   const std::size_t size = size_of(a.kind);
   for (std::size_t i = 0; i < a.count(); ++i) {
     const std::byte *const x = a.bytes.data() + i * size, *const y = b.bytes.data() + i * size;
-    if (a.kind == 'd' ? same<double>(x, y) : same<float>(x, y)) continue;
+    if (a.kind == 'd' ? same<double>(x, y, tolerance) : same<float>(x, y, tolerance)) continue;
     if (!found.count++) found.first = i;
   }
   return found;
@@ -115,11 +117,11 @@ Array* Outputs::poisoned(const std::string& name) {
   return &array;
 }
 
-std::vector<std::string> Outputs::differences() const {
+std::vector<std::string> Outputs::differences(double tolerance) const {
   std::vector<std::string> lines;
   for (const auto& [name, array] : written_) {
     const Array& expected = given_.at(family_ + "/" + name);
-    const Difference found = compare(array, expected);
+    const Difference found = compare(array, expected, tolerance);
     if (!found.count) continue;
     char text[200];
     std::snprintf(text, sizeof text, "%s differs in %zu of %zu, first at %zu: %a instead of %a", name.c_str(),

@@ -57,8 +57,9 @@ class Outputs {
   }
 
   std::size_t count() const { return written_.size(); }
-  // One line for each array that differs. Two NaN are the same: their bits are a processor's own choice.
-  std::vector<std::string> differences() const;
+  // One line for each array that differs, or that differs by more than a tolerance times the larger of 1 and what was
+  // recorded. Two NaN are the same: their bits are a processor's own choice.
+  std::vector<std::string> differences(double tolerance = 0) const;
   bool same_as(const Outputs& other) const;
 
  private:

@@ -60,6 +60,18 @@ def layer_cases() -> Iterator[tuple[str, Problem]]:
         yield f"{FLUSHES} {cell}", draw(cell, *shape, "both").map(_subnormal)
 
 
+def narrow_cases() -> Iterator[tuple[str, Problem]]:
+    """Layers with products of bfloat16: what comes out is compared as numbers, so that there are few steps."""
+    for cell in EVERY:
+        yield f"{name_of(cell)} bfloat16", draw(cell, 2, B, D, H, "both", lengths=(2, 0, 1) * 3)
+    for width in SIZES:
+        yield f"bfloat16 widths {width}", draw("lstm", 2, B, width, width, "both")
+    for options in ({"layer_norm": True}, {"proj_size": 7, "nonrecurrent_proj_size": 3}, MASKED):
+        yield f"bfloat16 {_told(options)}", draw("peephole", 2, B, D, H, "both", **options)
+    yield "bfloat16 one step", draw("lstm", 1, 1, D, H, "both")
+    yield "bfloat16 large", draw("lstm", 2, 100, 130, 130, "both")
+
+
 def doubled(problem: Problem) -> Problem:
     return problem.map(lambda _, v: v.double())
 

@@ -10,7 +10,7 @@ from native_rows import row
 from torch import Tensor
 
 from gatewise import _native
-from gatewise.ops import Direction, Noise, Weights, layer
+from gatewise.ops import Direction, Noise, Result, Weights, layer
 from gatewise.reference import over_time, traced_names
 from gatewise.spec import Cell, Variant
 
@@ -136,12 +136,17 @@ class Problem:
             backend=backend,
             **options,
         )
-        values = {"y": result.y}
-        for n, state in enumerate(result.states):
-            values |= {f"{n}.state.{name}": v for name, v in zip(self.variant.cell.states, state, strict=True)}
-        for n, traced in enumerate(result.traces):
-            values |= {f"{n}.trace.{name}": value for name, value in traced.items()}
-        return values
+        return named_values(self.variant, result)
+
+
+def named_values(variant: Variant, result: Result) -> Tensors:
+    """A layer's results by name."""
+    values = {"y": result.y}
+    for n, state in enumerate(result.states):
+        values |= {f"{n}.state.{name}": v for name, v in zip(variant.cell.states, state, strict=True)}
+    for n, traced in enumerate(result.traces):
+        values |= {f"{n}.trace.{name}": value for name, value in traced.items()}
+    return values
 
 
 @cache

@@ -16,7 +16,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from native_cases import FLUSHES, layer_cases, math_cases, model_cases
+from native_cases import FLUSHES, layer_cases, math_cases, model_cases, narrow_cases
+from native_narrow import NARROW, narrow
 from native_problem import FUSED, Outcome, Problem
 from native_rows import registered
 from numpy.typing import NDArray
@@ -29,6 +30,9 @@ from gatewise.runtime.layers import WEIGHTS, arguments
 
 FAMILIES = {"fused": FUSED[0], "baseline": "baseline"} if FUSED else {}
 """An instruction set of each family: those that multiply and add in one rounding agree to the bit."""
+
+NARROW_TOLERANCE = 1e-5
+"""Times what is compared, or 1: each product of bfloat16 is rounded in the processor's own way."""
 
 KINDS = {"float32": "f", "float64": "d", "int64": "i", "uint8": "u", "bool": "u"}
 TRACES = ("i", "f", "o", "g", "h", "c", "n", "m")
@@ -53,6 +57,10 @@ def cases() -> Iterator[tuple[str, Arrays]]:
         results = {family: _run(isa, problem) for family, isa in FAMILIES.items()}
         given = _given(problem) | ({"flushes": "yes"} if title.startswith(FLUSHES) else {})
         yield title, given | _prefixed({family: _results(problem, each) for family, each in results.items()})
+    for title, problem in narrow_cases() if NARROW else ():
+        _native.use_isa(NARROW[0])
+        values = {_numbered(problem, name): value.numpy() for name, value in narrow(problem).items()}
+        yield title, _given(problem) | {"narrow": repr(NARROW_TOLERANCE)} | _prefixed({"narrow": values})
     for title, model, call, halved in model_cases():
         results = {family: _run_model(isa, model, call, halved) for family, isa in FAMILIES.items()}
         yield title, _blocks(model, halved) | _call(model, call) | _prefixed(results)

@@ -1,5 +1,6 @@
 """Autocast: computed in float32, returned in autocast's dtype; float64 stays what it is."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from differentiated import CELLS, assert_close, build, draw, gradients, leaves
 from torch import Tensor
 
-from gatewise import LSTM
+from gatewise import LSTM, _native
 
 LOW = [torch.bfloat16, torch.float16]
 low = pytest.mark.parametrize("dtype", LOW, ids=str)
@@ -22,7 +23,18 @@ def run(layer: LSTM, call: Any = None, **keywords: Any) -> tuple[Tensor, ...]:
     return leaves((layer if call is None else call)(x, tuple(hx), **keywords))
 
 
+@pytest.fixture
+def _float32_products() -> Iterator[None]:
+    """Leave the processor's products of bfloat16 to tests/native/test_native_narrow.py."""
+    former = _native.isa()
+    if _native.multiplies_bfloat16():
+        _native.use_isa("baseline")
+    yield
+    _native.use_isa(former)
+
+
 @low
+@pytest.mark.usefixtures("_float32_products")
 @pytest.mark.parametrize("keywords", [{}, {**KEYWORDS, "trace": True}], ids=["", "all"])
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("cell", CELLS)

@@ -39,6 +39,9 @@ class Call(NamedTuple):
     reset: Tensor | None = None
     trace: bool = False
     save: str = "all"
+    narrow: bool = False
+    """Whether numbers may be multiplied as bfloat16: they came as that, or autocast asks for it, and nobody wants a
+    gradient."""
 
 
 class Result(NamedTuple):
@@ -102,15 +105,16 @@ def describe(call: Call, backend: str, places: Sequence[int]) -> str:
     """
     directions = [f"{d.reverse} {' '.join([name for name, _ in named(d)])}" for d in call.directions]
     numbers = " ".join([str(place) for place in places])
-    return "\n".join([call.variant.text, backend, str(call.trace), call.save, numbers, *directions])
+    words = [call.variant.text, backend, str(call.trace), call.save, str(call.narrow), numbers]
+    return "\n".join([*words, *directions])
 
 
 def rebuild(described: str, given: Sequence[Tensor], lengths: Tensor | None, reset: Tensor | None) -> tuple[Call, str]:
     """Return the call and the backend of a description, with these tensors at its places."""
-    text, backend, trace, save, numbers, *lines = described.split("\n")
+    text, backend, trace, save, narrow, numbers, *lines = described.split("\n")
     ordered = [given[int(place)] for place in numbers.split()]
     rows = [(reverse == "True", names) for reverse, *names in (line.split() for line in lines)]
-    call = Call(ordered[0], (), parse_variant(text), lengths, reset, trace == "True", save)
+    call = Call(ordered[0], (), parse_variant(text), lengths, reset, trace == "True", save, narrow == "True")
     return assembled(ordered, rows, call), backend
 
 

@@ -54,7 +54,9 @@ def layer(
         The outputs of the directions side by side, their final states, their traces.
 
     Under autocast all is computed in float32 and returned in autocast's dtype; the native engine does the same with
-    float16 and bfloat16, whose results and gradients are rounded once.
+    float16 and bfloat16, whose results and gradients are rounded once. Where the processor multiplies bfloat16
+    (``gatewise.engine().bfloat16``) and nobody wants a gradient, x, h and the weights are rounded to it for their
+    products, as bfloat16 tensors and autocast's imply; sums and states stay float32.
 
     Raises:
         ShapeError: a shape or device does not fit (also a RuntimeError, as in torch).
@@ -72,9 +74,10 @@ def layer(
         (torch.Size([5, 2, 4]), True)
     """
     call, casts = _checked(Call(x, directions, variant, None, reset, trace, save), lengths, out)
+    kind = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
+    call = call._replace(narrow=kind == torch.bfloat16 and not _differentiated(call))
     if not casts:
         return _run(call, backend, out)
-    kind = torch.get_autocast_dtype(x.device.type)
     with torch.autocast(x.device.type, enabled=False):
         result = _run(converted(call, torch.float32), backend, out)
     return converted(result, kind)
@@ -180,6 +183,10 @@ def _casts(call: Call) -> bool:
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return False
     return all(tensor.dtype in _CASTABLE for tensor in tensors(call))
+
+
+def _differentiated(call: Call) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors(call))
 
 
 _CASTABLE = (torch.float16, torch.bfloat16, torch.float32)

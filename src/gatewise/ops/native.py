@@ -94,10 +94,11 @@ def _run(call: Call, out: Tensor | None, keep: str) -> _Run:
     sizes = over_time(call.x, call.directions[0].state, call.directions[0].weights, variant)
     names = traced_names(variant) if call.trace else ()
     run = _native.forward_double if call.x.dtype is torch.float64 else _native.forward
+    narrow = call.narrow and keep == "nothing" and _native.multiplies_bfloat16()
     for number, direction in enumerate(inputs.directions):
         final = tuple(torch.empty_like(part) for part in direction.state)
         trace = {name: call.x.new_empty(sizes[name]) for name in names}
-        tape = run(
+        arguments = (
             inputs.layer,
             direction.weights,
             direction.reverse,
@@ -106,11 +107,12 @@ def _run(call: Call, out: Tensor | None, keep: str) -> _Run:
             _addresses(direction.start),
             _addresses(final),
             _trace_addresses(trace),
-            keep,
-            torch.get_num_threads(),
         )
+        if narrow:
+            _native.forward_narrow(*arguments, torch.get_num_threads())
+        else:
+            tapes.append(run(*arguments, keep, torch.get_num_threads()))
         states.append(final)
-        tapes.append(tape)
         if call.trace:
             traces.append(trace)
     return _Run(Result(y if out is None or out is y else out.copy_(y), states, traces), tapes)

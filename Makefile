@@ -46,7 +46,7 @@ test-arm: arm-tools build/cases.bin
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S tests/cpp -B build/arm -G Ninja -DCMAKE_SYSTEM_NAME=Linux \
 	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build build/arm
-	printf 'neon\nbaseline\n' | xargs -P 2 -I ISA qemu-aarch64 -L /usr/aarch64-linux-gnu build/arm/bits build/cases.bin ISA
+	printf 'neon+bfloat16\nbaseline\n' | xargs -P 2 -I ISA qemu-aarch64 -L /usr/aarch64-linux-gnu build/arm/bits build/cases.bin ISA
 
 arm-tools:
 	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool > /dev/null || { \

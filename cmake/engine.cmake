@@ -35,9 +35,9 @@ target_link_libraries(gatewise_engine PUBLIC ${CMAKE_DL_LIBS} Threads::Threads)
 # Compiles the kernels once more, as namespace `name` for float and `name`_double for double, and puts them last in the
 # list that dispatch.cc reads.
 set(kernels ${csrc}/backward.cc ${csrc}/backward_once.cc ${csrc}/backward_rows.cc ${csrc}/backward_sums.cc
-            ${csrc}/forward_once.cc ${csrc}/pack_backward.cc ${csrc}/pointwise_backward.cc ${csrc}/reduce.cc)
-set(forward_kernels ${csrc}/forward.cc ${csrc}/forward_norm.cc ${csrc}/forward_rows.cc ${csrc}/pack.cc
-                    ${csrc}/pointwise_forward.cc ${csrc}/table.cc)
+            ${csrc}/pack_backward.cc ${csrc}/pointwise_backward.cc ${csrc}/reduce.cc)
+set(forward_kernels ${csrc}/forward.cc ${csrc}/forward_norm.cc ${csrc}/forward_once.cc ${csrc}/forward_rows.cc
+                    ${csrc}/pack.cc ${csrc}/pointwise_forward.cc ${csrc}/table.cc)
 set(built "")
 function(gatewise_kernels library)
   set_target_properties(${library} PROPERTIES POSITION_INDEPENDENT_CODE ON)

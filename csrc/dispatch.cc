@@ -35,7 +35,8 @@ bool cpu_has(std::string_view isa) {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (isa == "avx512") return avx2 && __builtin_cpu_supports("avx512f");
+  // Compilers write some of AVX-512F's instructions in short forms of VL.
+  if (isa == "avx512") return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
   if (isa == "avx2" || isa == "wide") return avx2;
 #endif
   // The baseline and NEON come with the architecture they are built for.

@@ -7,7 +7,7 @@
 // The one idea: the gates of a vector of hidden units lie together in the packed weights, so that a tile of a few rows
 // accumulates all its products in registers, and the cell finds a block's gates in the first-level cache.
 #include "forward.h"
-#if defined(GATEWISE_WHOLE_SINGLE)
+#if defined(GATEWISE_HALVES)
 #include "halved.h"
 #endif
 
@@ -304,7 +304,7 @@ void ForwardGroup::single_step(std::size_t s) {
   for (std::size_t i = 0; i < pairs && !job_.weights; ++i) {
     const std::size_t block = 2 * in_turn(s, i, pairs), blocks = block + 1 < layout_.blocks ? 2 : 1;
     const GateTile tile = tile_of(block, pieces, rows, first == 0, true, gates + block * layout_.line);
-#if defined(GATEWISE_WHOLE_SINGLE)
+#if defined(GATEWISE_HALVES)
     if (job_.halved) {
       single_row(tile, job_.halved + block * layout_.block, blocks, layout_.block, layer_.gates());
       continue;
@@ -312,9 +312,7 @@ void ForwardGroup::single_step(std::size_t s) {
 #endif
     single_row(tile, tile.block, blocks, layout_.block, layer_.gates());
   }
-  if constexpr (!kNarrow) {
-    if (job_.weights) multiply_unpacked(gates);
-  }
+  if (job_.weights) multiply_unpacked(gates);
   ForwardBlock at = block_of(rows, s, 0, gates);
   at.across = true;
   at.rows = layout_.blocks;

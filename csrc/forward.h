@@ -9,7 +9,7 @@
 namespace gatewise {
 namespace GATEWISE_ISA {
 
-// A run of products with the same source: `count` elements from `from`, at `at` in a block's weights.
+// A run of products with the same source: `count` words from `from`, at `at` in a block's weights.
 struct Piece {
   enum Source : std::size_t { kX, kHidden, kSeen } source;
   std::size_t from, count, at;

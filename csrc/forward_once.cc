@@ -13,23 +13,23 @@ template <std::size_t kVectors>
 [[gnu::always_inline]] inline void add_rows(const Real* const (&rows)[kVectors], std::size_t columns, std::size_t lanes,
                                             const Real* values, Floats (&sum)[kVectors]) {
   std::size_t k = 0;
-  for (; k + kWidth <= columns; k += kWidth) {
+  for (; kPerWord * (k + kWidth) <= columns; k += kWidth) {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kVectors; ++v) {
       Floats square[kWidth];
 #pragma GCC unroll 16
       for (std::size_t lane = 0; lane < kWidth; ++lane)
-        square[lane] = lane < lanes ? load(rows[v] + lane * columns + k) : Floats{};
+        square[lane] = lane < lanes ? words_at(rows[v] + lane * columns, k) : Floats{};
       transpose_from<1>(square);
 #pragma GCC unroll 16
-      for (std::size_t j = 0; j < kWidth; ++j) sum[v] = fma(square[j], broadcast(values[k + j]), sum[v]);
+      for (std::size_t j = 0; j < kWidth; ++j) sum[v] = product(square[j], broadcast_word(values + k + j), sum[v]);
     }
   }
-  for (; k < columns; ++k)
+  for (; k < words(columns); ++k)
     for (std::size_t v = 0; v < kVectors; ++v) {
       Real column[kWidth] = {};
-      for (std::size_t lane = 0; lane < lanes; ++lane) column[lane] = rows[v][lane * columns + k];
-      sum[v] = fma(load(column), broadcast(values[k]), sum[v]);
+      for (std::size_t lane = 0; lane < lanes; ++lane) column[lane] = word_at(rows[v] + lane * columns, k, columns);
+      sum[v] = product(load(column), broadcast_word(values + k), sum[v]);
     }
 }
 

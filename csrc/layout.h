@@ -49,7 +49,7 @@ struct Layout {
     dm = {blocks, layer.projected ? layer.width() : 0};
   }
 
-  // Packed for forward: for each block [bias | x | h | seen], each [depth][line]; then the vectors below; then the
+  // Packed for forward: for each block [bias | x | h | seen], each [words][line]; then the vectors below; then the
   // projections.
   std::size_t blocks, padded, line, seen_depth;
   std::size_t seen_vectors = 0;  // gates of a block that the gates of the step before reach

@@ -23,6 +23,7 @@ void transpose_in(const Real* rows, std::size_t columns, std::size_t lanes, Real
     for (std::size_t lane = 0; lane < kWidth; ++lane)
       to[k * line + lane] = lane < lanes ? word_at(rows + lane * columns, k, columns) : Real{0};
 }
+
 void copy_vector(const Real* from, std::size_t width, std::size_t padded, Real* to) {
   std::memset(to, 0, padded * sizeof(Real));
   if (from) std::memcpy(to, from, width * sizeof(Real));

@@ -14,7 +14,7 @@ using Int = std::int64_t;
 using Real = float;
 using Int = std::int32_t;
 #if !defined(GATEWISE_NARROW)
-#define GATEWISE_WHOLE_SINGLE
+#define GATEWISE_HALVES  // steps with weights that are kept as bfloat16 (halved.h)
 #endif
 #endif
 

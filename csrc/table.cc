@@ -36,17 +36,12 @@ extern const Kernels kernels;
 
 namespace {
 
+// Of forward that keeps nothing.
 Sizes sizes(const Layer& layer, const Sequence& sequence) {
-  const Layout layout(layer);
   return {
-      .packed_forward = layout.forward_size(),
-      .gates = layout.blocks * layout.line,
-      .cells = layout.padded,
-      .unprojected = layout.padded,
-      .seen = layout.seen_depth,
+      .packed_forward = Layout(layer).forward_size(),
       .forward_scratch = forward_scratch(layer, sequence),
-      .blocks = layout.blocks,
-      .panels = layout.projection.count(),
+      .unpacked = !has_options(layer, sequence),
   };
 }
 
@@ -89,7 +84,7 @@ const Kernels kernels = {
     .backward = backward,
     .reduce = reduce,
     .unpack = unpack,
-    .math = {apply<exp<Floats> >, apply<sigmoid<Floats> >, apply<tanh<Floats> >},
+    .math = {apply<exp<Floats>>, apply<sigmoid<Floats>>, apply<tanh<Floats>>},
 #if !defined(GATEWISE_DOUBLE)
     .halving = &halving,
     .dense = &dense,

@@ -43,7 +43,8 @@ bool same(const std::byte* a, const std::byte* b, double tolerance) {
   std::memcpy(&x, a, sizeof x);
   std::memcpy(&y, b, sizeof y);
   if (std::memcmp(a, b, sizeof x) == 0 || (std::isnan(x) && std::isnan(y))) return true;
-  return tolerance > 0 && std::abs(x - y) <= tolerance * std::max(1.0, std::abs(static_cast<double>(y)));
+  return tolerance > 0 && std::isfinite(y) &&
+         std::abs(x - y) <= tolerance * std::max(1.0, std::abs(static_cast<double>(y)));
 }
 
 // In how many elements two arrays differ, and in which one first.

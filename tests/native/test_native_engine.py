@@ -28,7 +28,8 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_fields_of_the_engine():
     engine = gatewise.engine()
-    assert engine._fields == ("isa", "isas", "threads", "team")
+    assert engine._fields == ("isa", "isas", "threads", "team", "bfloat16")
+    assert engine.bfloat16 == _native.multiplies_bfloat16()
     assert engine.isa == _native.isa()
     assert tuple(engine.isas) == tuple(_native.available_isas())
     assert "engine" in gatewise.__all__

@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatewise import ops
 from gatewise.errors import InputError
-from gatewise.ops import Direction, Noise, Weights, explain, lstm
+from gatewise.ops import Direction, Noise, Weights, explain, layer, lstm
 from gatewise.ops.support import BACKENDS, OBSTACLES
 from gatewise.reference import scan
+from gatewise.spec import variant
 
 T, B, D, H = 3, 2, 4, 5
 
@@ -72,6 +73,19 @@ def test_a_gradient_of_a_mask_goes_past_native_and_torch_and_says_why():
         explain(X, directions, backend="native")
     with torch.no_grad():
         assert explain(X, directions) == ops.Choice("native", "first choice")
+
+
+@pytest.mark.parametrize("backend", ["auto", "native", "reference"])
+@pytest.mark.parametrize(("cell", "name"), [("slstm", "h"), ("slstm", "c"), ("rnn", "c")])
+def test_a_zoneout_mask_of_a_cell_that_has_none_is_refused(cell: str, name: str, backend: str):
+    kind = variant(cell)
+    weights = Weights(**{name: torch.zeros(shape) for name, shape in kind.shapes(D, H).items()})
+    state = tuple(torch.zeros(B, H) for _ in kind.cell.states)
+    directions = [Direction(state, weights, noise=Noise(**{name: torch.ones(T, B, H)}))]
+    with pytest.raises(
+        InputError, match=f"a mask of {name} is for cells with a state {name} and zoneout, unlike {cell!r}"
+    ):
+        layer(X, directions, kind, backend=backend)
 
 
 def test_two_obstacles_are_both_named():

@@ -19,7 +19,7 @@ class Direction(NamedTuple):
         weights: the parameters.
         reverse: whether it goes from the last time step to the first.
         start: what a reset restarts from, each [B, ·]; None for zeros.
-        noise: dropout and zoneout masks.
+        noise: dropout and zoneout masks; those of h and c for cells with the option zoneout only.
     """
 
     state: State

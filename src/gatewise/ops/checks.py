@@ -8,7 +8,7 @@ from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from gatewise.errors import InputError
 from gatewise.ops.call import Call, tensors
-from gatewise.reference import State, Weights
+from gatewise.reference import Noise, State, Weights
 
 
 class ShapeError(InputError, RuntimeError):
@@ -28,7 +28,8 @@ def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
 
     Raises:
         ShapeError: a shape or a device does not fit.
-        InputError: a dtype does not fit, a tensor is not dense, or ``out`` cannot be written.
+        InputError: a dtype does not fit, a mask is not for this cell, a tensor is not dense, or ``out`` cannot be
+            written.
         TypeError: an argument is not a tensor.
     """
     x, variant = call.x, call.variant
@@ -53,14 +54,7 @@ def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
             if state is not None:
                 _check_state(state, sizes, call, casts)
         _check_weights(direction.weights, shapes, x, casts)
-        recurrent, h, c = direction.noise
-        for name, mask, shape in (
-            ("the recurrent mask", recurrent, sizes[0]),
-            ("the mask of h", h, (steps, *sizes[0])),
-            ("the mask of c", c, (steps, *sizes[-1])),
-        ):
-            if mask is not None:
-                _check(name, mask, shape, x, casts)
+        _check_noise(direction.noise, sizes, call, casts)
     _check_reset(call)
     if out is not None:
         _check("out", out, (steps, batch, variant.output_size(hidden) * len(call.directions), *image), x, casts)
@@ -74,6 +68,18 @@ def _check_state(state: State, sizes: Sequence[tuple[int, ...]], call: Call, cas
         raise InputError(f"the state of the cell {cell.name!r} is ({names}), got {len(state)} parts.")
     for name, part, shape in zip(cell.states, state, sizes, strict=True):
         _check(f"{name}_0", part, shape, call.x, casts)
+
+
+def _check_noise(noise: Noise, sizes: Sequence[tuple[int, ...]], call: Call, casts: bool) -> None:
+    cell = call.variant.cell
+    if noise.recurrent is not None:
+        _check("the recurrent mask", noise.recurrent, sizes[0], call.x, casts)
+    for name, mask in (("h", noise.h), ("c", noise.c)):
+        if mask is None:
+            continue
+        if "zoneout" not in cell.options or name not in cell.states:
+            raise InputError(f"a mask of {name} is for cells with a state {name} and zoneout, unlike {cell.name!r}.")
+        _check(f"the mask of {name}", mask, (call.x.shape[0], *sizes[cell.states.index(name)]), call.x, casts)
 
 
 def checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:

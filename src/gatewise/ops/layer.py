@@ -55,8 +55,8 @@ def layer(
 
     Under autocast all is computed in float32 and returned in autocast's dtype; the native engine does the same with
     float16 and bfloat16, whose results and gradients are rounded once. Where the processor multiplies bfloat16
-    (``gatewise.engine().bfloat16``) and nobody wants a gradient, x, h and the weights are rounded to it for their
-    products, as bfloat16 tensors and autocast's imply; sums and states stay float32.
+    (``gatewise.engine().bfloat16``) and nobody wants a gradient when the layer is called, or when a program is
+    exported, what enters a product is rounded to it first; sums and states stay float32. Transforms compute in float32.
 
     Raises:
         ShapeError: a shape or device does not fit (also a RuntimeError, as in torch).

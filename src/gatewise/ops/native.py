@@ -49,7 +49,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *given: Tensor) -> tuple[Tensor, ...]:
-        run = _run(call, None, keep=keeps(call.save))
+        run = _run(call._replace(narrow=False), None, keep=keeps(call.save))
         ctx.set_materialize_grads(False)
         # Without its tensors, which ctx must get through save_for_backward or not at all. The others are copied: the
         # caller may change them.
@@ -110,8 +110,7 @@ def _run(call: Call, out: Tensor | None, keep: str) -> _Run:
         )
         if narrow:
             _native.forward_narrow(*arguments, torch.get_num_threads())
-        else:
-            tapes.append(run(*arguments, keep, torch.get_num_threads()))
+        tapes.append(None if narrow else run(*arguments, keep, torch.get_num_threads()))
         states.append(final)
         if call.trace:
             traces.append(trace)

@@ -44,7 +44,7 @@ class Plan:
         accumulate: parts in which a step's batch goes through the network, one after the other, at least 1. The step is
             the same but for rounding, the memory is that of a part.
         autocast: "bfloat16" to let torch's operators compute in it where that is safe, or None. Our cells compute in
-            float32 there and return bfloat16.
+            float32 there and return bfloat16; where no gradient is wanted, the processor multiplies bfloat16 if it can.
         average: the share, from 0 to below 1, that an average of the weights keeps at each step; it takes the weights'
             place where they are judged and at the end. 0 for none.
         save_every: steps between two checkpoints, at least 1; one is saved after each epoch, too. Without a place for

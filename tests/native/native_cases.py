@@ -69,7 +69,7 @@ def narrow_cases() -> Iterator[tuple[str, Problem]]:
     for options in ({"layer_norm": True}, {"proj_size": 7, "nonrecurrent_proj_size": 3}, MASKED):
         yield f"bfloat16 {_told(options)}", draw("peephole", 2, B, D, H, "both", **options)
     yield "bfloat16 one step", draw("lstm", 1, 1, D, H, "both")
-    yield "bfloat16 large", draw("lstm", 2, 100, 130, 130, "both")
+    yield "bfloat16 large", draw("lstm", 2, 40, 70, 70, "both")
 
 
 def doubled(problem: Problem) -> Problem:

@@ -102,14 +102,16 @@ std::unique_ptr<Tape<Real>> run_forward(const Layer& layer, const Addresses& wei
   return run_on(isa_in_use().kernels<Real>(), layer, weights, sequence, keep_named(keep), threads);
 }
 
-// The same with products of bfloat16, which keeps nothing.
-void run_forward_narrow(const Layer& layer, const Addresses& weights, bool reverse, const Addresses& call,
-                        const Addresses& state, const Addresses& start, const Addresses& final, const Addresses& trace,
-                        std::size_t threads) {
+// The same with products of bfloat16, of which nothing is kept.
+std::unique_ptr<Tape<float>> run_forward_narrow(const Layer& layer, const Addresses& weights, bool reverse,
+                                                const Addresses& call, const Addresses& state, const Addresses& start,
+                                                const Addresses& final, const Addresses& trace, const std::string& keep,
+                                                std::size_t threads) {
   const Kernels<float>* const kernels = isa_in_use().narrow;
   if (!kernels) throw std::invalid_argument("no products of bfloat16 here.");
+  if (keep_named(keep) != Keep::kNothing) throw std::invalid_argument("nothing is kept of products of bfloat16.");
   const auto sequence = make_sequence<float>(reverse, call, state, start, final, trace);
-  run_on(*kernels, layer, weights, sequence, Keep::kNothing, threads);
+  return run_on(*kernels, layer, weights, sequence, Keep::kNothing, threads);
 }
 
 template <class Real>

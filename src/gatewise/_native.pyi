@@ -139,18 +139,8 @@ def forward(
 forward_double = forward
 """``forward`` of float64."""
 
-def forward_narrow(
-    layer: Layer,
-    weights: Sequence[int],
-    reverse: bool,
-    call: Sequence[int],
-    state: Sequence[int],
-    start: Sequence[int],
-    final: Sequence[int],
-    trace: Sequence[int],
-    threads: int,
-) -> None:
-    """``forward`` that keeps nothing, with float32 tensors whose products are of bfloat16; ValueError without them."""
+forward_narrow = forward
+"""``forward`` with products of bfloat16, of float32 tensors; ValueError without them, or if anything is to be kept."""
 
 def backward(
     layer: Layer,

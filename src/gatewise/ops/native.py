@@ -49,7 +49,8 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, *given: Tensor) -> tuple[Tensor, ...]:
-        run = _run(call._replace(narrow=False), None, keep=keeps(call.save))
+        call = call._replace(narrow=False)  # of a program that was exported for no gradient
+        run = _run(call, None, keep=keeps(call.save))
         ctx.set_materialize_grads(False)
         # Without its tensors, which ctx must get through save_for_backward or not at all. The others are copied: the
         # caller may change them.
@@ -94,11 +95,12 @@ def _run(call: Call, out: Tensor | None, keep: str) -> _Run:
     sizes = over_time(call.x, call.directions[0].state, call.directions[0].weights, variant)
     names = traced_names(variant) if call.trace else ()
     run = _native.forward_double if call.x.dtype is torch.float64 else _native.forward
-    narrow = call.narrow and keep == "nothing" and _native.multiplies_bfloat16()
+    if call.narrow and _native.multiplies_bfloat16():
+        run = _native.forward_narrow
     for number, direction in enumerate(inputs.directions):
         final = tuple(torch.empty_like(part) for part in direction.state)
         trace = {name: call.x.new_empty(sizes[name]) for name in names}
-        arguments = (
+        tape = run(
             inputs.layer,
             direction.weights,
             direction.reverse,
@@ -107,10 +109,10 @@ def _run(call: Call, out: Tensor | None, keep: str) -> _Run:
             _addresses(direction.start),
             _addresses(final),
             _trace_addresses(trace),
+            keep,
+            torch.get_num_threads(),
         )
-        if narrow:
-            _native.forward_narrow(*arguments, torch.get_num_threads())
-        tapes.append(None if narrow else run(*arguments, keep, torch.get_num_threads()))
+        tapes.append(tape)
         states.append(final)
         if call.trace:
             traces.append(trace)

@@ -3,6 +3,7 @@
     python -m bench.half_width
 
 One thread, in turn, medians; T = 50 steps, D = H. Inference takes the processor's products of bfloat16, if it has them.
+Under autocast weights and inputs are float32.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from gatewise import LSTM, engine
 SIZES = ((32, 64), (32, 128), (32, 256), (1, 256))
 """B, H."""
 
-STEPS, ROUNDS = 50, 7
+STEPS, ROUNDS = 50, 21
 
 
 def main() -> None:
@@ -29,16 +30,20 @@ def main() -> None:
         torch.manual_seed(0)
         x = torch.randn(STEPS, rows, hidden)
         ours, theirs = LSTM(hidden, hidden).bfloat16(), nn.LSTM(hidden, hidden).bfloat16()
-        wide, exact = LSTM(hidden, hidden), LSTM(hidden, hidden).double()
-        for other in (theirs, wide, exact):
+        wide, their_wide, exact = LSTM(hidden, hidden), nn.LSTM(hidden, hidden), LSTM(hidden, hidden).double()
+        for other in (theirs, wide, their_wide, exact):
             other.load_state_dict(ours.state_dict())
         half = x.bfloat16()
         truth = exact(half.double())[0].detach()
         with torch.no_grad():
             errors = [f"{(layer(half)[0] - truth).abs().max():.1e}" for layer in (ours, theirs)]
-        runs: tuple[tuple[nn.Module, Tensor], ...] = ((ours, half), (wide, x), (theirs, half))
-        for what, work in (("inference", _inference), ("training", _training)):
-            own, single, peer = _times([work(layer, given) for layer, given in runs])
+        cases: dict[str, list[Callable[[], None]]] = {
+            "inference": [_inference(ours, half), _inference(wide, x), _inference(theirs, half)],
+            "under autocast": [_autocast(wide, x), _inference(wide, x), _autocast(their_wide, x)],
+            "training": [_training(ours, half), _training(wide, x), _training(theirs, half)],
+        }
+        for what, runs in cases.items():
+            own, single, peer = _times(runs)
             figures = f"{1e3 * own:.1f} | {single / own:.2f} | {peer / own:.1f}"
             print(f"| {rows}, {hidden} | {what} | {figures} | {' | '.join(errors)} |", flush=True)
 
@@ -47,6 +52,16 @@ def _inference(layer: nn.Module, x: Tensor) -> Callable[[], None]:
     def run() -> None:
         with torch.no_grad():
             layer(x)
+
+    return run
+
+
+def _autocast(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+    infer = _inference(layer, x)
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            infer()
 
     return run
 

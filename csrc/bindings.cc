@@ -244,12 +244,13 @@ NB_MODULE(_native, m) {
                     nb::tuple, const std::vector<std::vector<std::size_t>>&>())
       .def("cut", &Stack::cut, "lengths"_a.none(), "reset"_a.none(), "batch_first"_a)
       .def("gather", &Stack::gather, "parameters"_a, "x"_a.none(), "states"_a.none(), "batch_first"_a,
-           "pieces"_a.none())
+           "pieces"_a.none(), "autocast"_a)
       .def("infer", &Stack::infer, "parameters"_a, "x"_a.none(), "states"_a.none(), "batch_first"_a, "pieces"_a.none(),
+           "autocast"_a, "threads"_a)
+      .def("forward", &Stack::forward, "given"_a, "batch_first"_a, "pieces"_a.none(), "autocast"_a, "keep"_a,
            "threads"_a)
-      .def("forward", &Stack::forward, "given"_a, "batch_first"_a, "pieces"_a.none(), "keep"_a, "threads"_a)
       .def("backward", &Stack::backward);
-  m.def("torch", &Torch::make, "exchange"_a.none(), "kinds"_a, "kept"_a, "empty"_a, "dense"_a);
+  m.def("torch", &Torch::make, "exchange"_a.none(), "kinds"_a, "kept"_a, "empty"_a, "half"_a, "dense"_a);
   m.def("forward", &run_forward<float>);
   m.def("forward_double", &run_forward<double>);
   m.def("forward_narrow", &run_forward_narrow);

@@ -16,10 +16,11 @@ struct InstructionSet {
   const Kernels<double>* doubles;
   const Kernels<float>* narrow;  // products of bfloat16, of forward only; null where the processor has none
 
+  // Those with products of bfloat16 if they are `wanted` and there are any.
   template <class Real>
-  const Kernels<Real>& kernels() const {
+  const Kernels<Real>& kernels(bool wanted = false) const {
     if constexpr (std::is_same_v<Real, float>)
-      return *singles;
+      return wanted && narrow ? *narrow : *singles;
     else
       return *doubles;
   }

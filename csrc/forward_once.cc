@@ -12,20 +12,21 @@ namespace {
 template <std::size_t kVectors>
 [[gnu::always_inline]] inline void add_rows(const Real* const (&rows)[kVectors], std::size_t columns, std::size_t lanes,
                                             const Real* values, Floats (&sum)[kVectors]) {
-  std::size_t k = 0;
-  for (; kPerWord * (k + kWidth) <= columns; k += kWidth) {
+  // A processor follows so many rows from far memory and no more.
+  constexpr std::size_t kMost = 16 / kWidth ? 16 / kWidth : 1;
+  constexpr std::size_t kTogether = kVectors <= kMost ? kVectors : kVectors % kMost ? 1 : kMost;
+  const std::size_t whole = columns / (kPerWord * kWidth) * kWidth;
+  for (std::size_t first = 0; first < kVectors; first += kTogether)
+    for (std::size_t k = 0; k < whole; k += kWidth) {
 #pragma GCC unroll 4
-    for (std::size_t v = 0; v < kVectors; ++v) {
-      Floats square[kWidth];
+      for (std::size_t v = first; v < first + kTogether; ++v) {
+        Floats square[kWidth];
+        words_turned(rows[v], columns, lanes, k, square);
 #pragma GCC unroll 16
-      for (std::size_t lane = 0; lane < kWidth; ++lane)
-        square[lane] = lane < lanes ? words_at(rows[v] + lane * columns, k) : Floats{};
-      transpose_from<1>(square);
-#pragma GCC unroll 16
-      for (std::size_t j = 0; j < kWidth; ++j) sum[v] = product(square[j], broadcast_word(values + k + j), sum[v]);
+        for (std::size_t j = 0; j < kWidth; ++j) sum[v] = product(square[j], broadcast_word(values + k + j), sum[v]);
+      }
     }
-  }
-  for (; k < words(columns); ++k)
+  for (std::size_t k = whole; k < words(columns); ++k)
     for (std::size_t v = 0; v < kVectors; ++v) {
       Real column[kWidth] = {};
       for (std::size_t lane = 0; lane < lanes; ++lane) column[lane] = word_at(rows[v] + lane * columns, k, columns);

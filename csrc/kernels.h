@@ -157,6 +157,14 @@ struct Halving {
   void (*widen)(const Layer& layer, const Bfloat* halved, float* packed);
 };
 
+// Numbers that lie one after the other: bfloat16 as float32, and float32 rounded to the nearest bfloat16, ties to even;
+// what is larger becomes infinite, NaN stays.
+struct Rounding {
+  void (*widen)(const Bfloat* from, std::size_t count, float* to);
+  void (*round)(const float* from, std::size_t count, Bfloat* to);
+  void (*round_in_place)(float* values, std::size_t count);
+};
+
 // The blocks of a model that are no recurrent layers, for dense rows one after the other.
 struct Dense {
   // W [out, in] and its bias [out] or null, packed into so many floats; y = W x + b.
@@ -194,6 +202,7 @@ struct Kernels {
   MathArrays<Real> math = {};
   // Of float32 only, else null.
   const Halving* halving = nullptr;
+  const Rounding* rounding = nullptr;
   const Dense* dense = nullptr;
 };
 

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "bfloat.h"
+
 namespace gatewise {
 
 // The order in which gates lie in a block of packed weights. Those that fgr sees again come first.
@@ -99,11 +101,6 @@ enum Weight : std::uint8_t {
 };
 template <class Real>
 using Weights = const Real* [kWeightKinds];
-
-// The upper half of a float32.
-struct Bfloat {
-  std::uint16_t bits;
-};
 
 // A [T, B, width] tensor whose last dimension is contiguous.
 template <class Real>

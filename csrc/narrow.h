@@ -3,6 +3,7 @@
 // takes the place of a Real.
 #pragma once
 
+#include "bfloat.h"
 #include "simd.h"
 
 namespace gatewise {
@@ -19,13 +20,6 @@ constexpr std::size_t kPerWord = kNarrow ? 2 : 1;
 constexpr std::size_t words(std::size_t count) { return (count + kPerWord - 1) / kPerWord; }
 
 #if defined(GATEWISE_NARROW)
-
-// The bits of the nearest bfloat16, ties to even, in the upper half; NaN stays one. Of one number or of a vector.
-template <class Bits>
-[[gnu::always_inline]] inline Bits nearest_upper(Bits i) {
-  const Bits quiet = i | 0x00400000u, rounded = i + 0x7fffu + (i >> 16 & 1u);
-  return (i & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
-}
 
 // Of kWidth numbers the kWidth / 2 pairs, the first of each in the lower half.
 typedef std::uint32_t Words __attribute__((vector_size(sizeof(Floats))));

@@ -8,20 +8,25 @@ namespace GATEWISE_ISA {
 namespace {
 
 // to[k][lane] = rows[lane][k] for the words of some rows, lines `line` apart; zeros in the other lanes.
-void transpose_in(const Real* rows, std::size_t columns, std::size_t lanes, Real* to, std::size_t line) {
+[[gnu::always_inline]] inline void turn_in(const Real* rows, std::size_t columns, std::size_t lanes, Real* to,
+                                           std::size_t line) {
   std::size_t k = 0;
   for (; kPerWord * (k + kWidth) <= columns; k += kWidth) {
     Floats v[kWidth];
-#pragma GCC unroll 16
-    for (std::size_t lane = 0; lane < kWidth; ++lane)
-      v[lane] = lane < lanes ? words_at(rows + lane * columns, k) : Floats{};
-    transpose_from<1>(v);
+    words_turned(rows, columns, lanes, k, v);
 #pragma GCC unroll 16
     for (std::size_t j = 0; j < kWidth; ++j) store(to + (k + j) * line, v[j]);
   }
   for (; k < words(columns); ++k)
     for (std::size_t lane = 0; lane < kWidth; ++lane)
       to[k * line + lane] = lane < lanes ? word_at(rows + lane * columns, k, columns) : Real{0};
+}
+
+void transpose_in(const Real* rows, std::size_t columns, std::size_t lanes, Real* to, std::size_t line) {
+  if (lanes == kWidth)  // a number that is known makes better code
+    turn_in(rows, columns, kWidth, to, line);
+  else
+    turn_in(rows, columns, lanes, to, line);
 }
 
 void copy_vector(const Real* from, std::size_t width, std::size_t padded, Real* to) {

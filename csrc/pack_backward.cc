@@ -9,9 +9,7 @@ void transpose_out(const Real* from, std::size_t line, std::size_t columns, std:
   std::size_t k = 0;
   for (; k + kWidth <= columns; k += kWidth) {
     Floats v[kWidth];
-#pragma GCC unroll 16
-    for (std::size_t j = 0; j < kWidth; ++j) v[j] = load(from + (k + j) * line);
-    transpose_from<1>(v);
+    load_turned(from + k * line, line, kWidth, v);
     for (std::size_t lane = 0; lane < lanes; ++lane) store(rows + lane * columns + k, v[lane]);
   }
   for (; k < columns; ++k)

@@ -3,6 +3,8 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstddef>
+#include <span>
 #include <string>
 
 #include "engine.h"
@@ -33,6 +35,15 @@ auto interruptible(Work work) {
   } catch (const Interrupted&) {
     throw nanobind::python_error();
   }
+}
+
+// A tuple that takes these.
+inline nanobind::tuple tuple_of(std::span<nanobind::object> parts) {
+  auto tuple = nanobind::steal<nanobind::tuple>(PyTuple_New(static_cast<Py_ssize_t>(parts.size())));
+  if (!tuple.is_valid()) nanobind::raise_python_error();
+  for (std::size_t i = 0; i < parts.size(); ++i)
+    NB_TUPLE_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), parts[i].release().ptr());
+  return tuple;
 }
 
 }  // namespace gatewise

@@ -1,62 +1,17 @@
 #include "stack.h"
 
 #include <algorithm>
-#include <span>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 #include "dispatch.h"
 #include "python.h"
+#include "stack_call.h"
 
 namespace nb = nanobind;
 
 namespace gatewise {
-namespace {
-
-nb::tuple tuple_of(std::span<nb::object> parts) {
-  nb::tuple tuple = nb::steal<nb::tuple>(PyTuple_New(static_cast<Py_ssize_t>(parts.size())));
-  if (!tuple.is_valid()) nb::raise_python_error();
-  for (std::size_t i = 0; i < parts.size(); ++i)
-    NB_TUPLE_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), parts[i].release().ptr());
-  return tuple;
-}
-
-}  // namespace
-
-// A call's sizes, and where its tensors lie.
-struct Stack::Call {
-  bool batch_first = false;
-  std::size_t steps = 0, rows = 0;
-  std::size_t states = 0;  // how many are given: all or none
-  const Pieces* pieces = nullptr;
-  std::vector<View> views;
-
-  bool doubles() const { return views[0].dtype == kFloat<double>; }
-
-  template <class Real>
-  Real* weight(std::size_t i) const {
-    return views[1 + states + i].data<Real>();
-  }
-  template <class Real>
-  Series<const Real> x() const {
-    const View& x = views[0];
-    return {x.data<const Real>(), x.stride[batch_first ? 1 : 0], x.stride[batch_first ? 0 : 1]};
-  }
-  // One direction's columns of a dense tensor laid out as x is.
-  template <class Real>
-  Series<Real> series(Real* data, std::size_t width, std::size_t column) const {
-    if (!data) return {};
-    const auto outer = static_cast<std::ptrdiff_t>((batch_first ? steps : rows) * width);
-    const auto inner = static_cast<std::ptrdiff_t>(width);
-    return {data + column, batch_first ? inner : outer, batch_first ? outer : inner};
-  }
-};
-
-template <class Real>
-struct Stack::Outputs {
-  Real* y = nullptr;
-  Real* final[kMaxStates] = {};
-};
 
 // What backward reads and writes besides the call's tensors; null where there is none.
 template <class Real>
@@ -130,7 +85,7 @@ bool Pieces::fit(std::size_t all_steps, std::size_t all_rows) const {
          std::all_of(lengths.begin(), lengths.end(), [=](std::int64_t n) { return 0 <= n && n <= most; });
 }
 
-std::optional<Stack::Call> Stack::read(Objects given, bool batch_first, const Pieces* pieces) const {
+std::optional<Stack::Call> Stack::read(Objects given, bool batch_first, const Pieces* pieces, bool autocast) const {
   Call call;
   call.pieces = pieces;
   if (given.size() != 1 + shapes_.size()) {
@@ -138,10 +93,14 @@ std::optional<Stack::Call> Stack::read(Objects given, bool batch_first, const Pi
     if (given.size() != 1 + states() + shapes_.size()) return {};
   }
   call.views.resize(given.size());
-  for (std::size_t i = 0; i < given.size(); ++i)
-    if (!torch_->read(given[i], call.views[i]) || call.views[i].dtype != call.views[0].dtype) return {};
   const View& x = call.views[0];
-  if (x.dtype != kFloat<float> && x.dtype != kFloat<double>) return {};
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    const View& view = call.views[i];
+    if (!torch_->read(given[i], call.views[i])) return {};
+    if (autocast ? view.dtype != kFloat<float> && view.dtype != kBfloat : view.dtype != x.dtype) return {};
+  }
+  if (x.dtype != kFloat<float> && x.dtype != kFloat<double> && x.dtype != kBfloat) return {};
+  call.half = autocast || x.dtype == kBfloat;
   const std::size_t dims = step_ ? 2 : 3;
   if (x.shape.dims != dims || x.stride[dims - 1] != 1) return {};
   if (x.shape.size[dims - 1] != static_cast<std::int64_t>(layers_[0].inputs)) return {};
@@ -167,7 +126,7 @@ bool Stack::holds(Objects given, const Call& call) const {
 }
 
 std::optional<Stack::Call> Stack::collect(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first,
-                                          const Pieces* pieces, nb::tuple& given) const {
+                                          const Pieces* pieces, bool autocast, nb::tuple& given) const {
   Objects initial;
   if (!states.is_none()) {
     if (!PyTuple_Check(states.ptr())) return {};
@@ -188,33 +147,35 @@ std::optional<Stack::Call> Stack::collect(nb::handle parameters, nb::handle x, n
     return {};
   }
   given = tuple_of(tensors);
-  std::optional<Call> call = read(Objects(given), batch_first, pieces);
+  std::optional<Call> call = read(Objects(given), batch_first, pieces, autocast);
   if (call && !holds(Objects(given), *call)) call.reset();
   return call;
 }
 
-nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first,
-                         const Pieces* pieces) const {
+nb::object Stack::gather(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first, const Pieces* pieces,
+                         bool autocast) const {
   nb::tuple given;
-  if (!collect(parameters, x, states, batch_first, pieces, given)) return nb::none();
+  const std::optional<Call> call = collect(parameters, x, states, batch_first, pieces, autocast, given);
+  if (!call) return nb::none();
   const Objects tensors(given);
   bool gradient = false;
   for (std::size_t i = 0; i < tensors.size() && !gradient; ++i) gradient = torch_->requires_grad(tensors[i]);
+  if (call->half && gradient) return nb::none();
   return nb::make_tuple(given, gradient);
 }
 
 nb::object Stack::infer(nb::handle parameters, nb::handle x, nb::handle states, bool batch_first, const Pieces* pieces,
-                        std::size_t threads) const {
+                        bool autocast, std::size_t threads) const {
   nb::tuple given;
-  const std::optional<Call> call = collect(parameters, x, states, batch_first, pieces, given);
+  const std::optional<Call> call = collect(parameters, x, states, batch_first, pieces, autocast, given);
   if (!call) return nb::none();
   Kept nothing;
   return results_of(Objects(given), *call, Keep::kNothing, threads, nothing);
 }
 
-nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
+nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces, bool autocast,
                          const std::string& keep, std::size_t threads) const {
-  const std::optional<Call> call = read(Objects(given), batch_first, pieces.get());
+  const std::optional<Call> call = read(Objects(given), batch_first, pieces.get(), autocast);
   if (!call) throw std::invalid_argument("these tensors do not fit.");
   Kept kept;
   kept.batch_first = call->batch_first;
@@ -222,11 +183,13 @@ nb::tuple Stack::forward(const nb::tuple& given, bool batch_first, std::shared_p
   kept.rows = call->rows;
   kept.pieces = std::move(pieces);
   const Keep keeps = keep_named(keep);
+  if (call->half && keeps != Keep::kNothing) throw std::invalid_argument("nothing is kept of bfloat16.");
   const nb::tuple results = results_of(Objects(given), *call, keeps, threads, kept);
   return nb::make_tuple(results, keeps == Keep::kNothing ? nb::none() : nb::cast(std::move(kept)));
 }
 
 nb::tuple Stack::results_of(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const {
+  if (call.half) return rounded_of(call, threads);
   return call.doubles() ? forward_of<double>(given, call, keep, threads, kept)
                         : forward_of<float>(given, call, keep, threads, kept);
 }
@@ -252,8 +215,9 @@ nb::tuple Stack::forward_of(Objects given, const Call& call, Keep keep, std::siz
 nb::object Stack::backward(const Kept& kept, const nb::tuple& saved, const nb::tuple& wanted,
                            const nb::tuple& gradients, std::size_t threads) const {
   const Objects given(saved, 1);
-  const std::optional<Call> call = read(given, kept.batch_first, kept.pieces.get());
-  if (!call || call->steps != kept.steps || call->rows != kept.rows || !holds(given, *call)) return nb::none();
+  const std::optional<Call> call = read(given, kept.batch_first, kept.pieces.get(), false);
+  if (!call || call->half || call->steps != kept.steps || call->rows != kept.rows || !holds(given, *call))
+    return nb::none();
   return call->doubles()
              ? backward_of<double>(kept, Objects(saved), Objects(wanted), Objects(gradients), *call, threads)
              : backward_of<float>(kept, Objects(saved), Objects(wanted), Objects(gradients), *call, threads);
@@ -337,7 +301,8 @@ Sequence<Real> Stack::sequence(const Call& call, std::size_t number, const Layer
 template <class Real>
 void Stack::run(const Call& call, const Outputs<Real>& outputs, Keep keep, std::size_t threads, Layers<Real>& kept,
                 Interrupt& interrupt) const {
-  const Kernels<Real>& kernels = isa_in_use().kernels<Real>();
+  const InstructionSet& isa = isa_in_use();
+  const Kernels<Real>& kernels = isa.kernels<Real>(call.half);
   const std::size_t last = layers_.size() / directions_ - 1;
   kept.inner.reserve(last);
   for (std::size_t number = 0; number < layers_.size(); ++number) {
@@ -353,6 +318,11 @@ void Stack::run(const Call& call, const Outputs<Real>& outputs, Keep keep, std::
     weights_of(number, [&](std::size_t i) { return call.weight<Real>(i); }, weights);
     auto tape = gatewise::forward(kernels, layers_[number], weights, s, keep, threads, interrupt);
     if (tape) kept.tapes.push_back(std::move(tape));
+    if constexpr (std::is_same_v<Real, float>) {
+      const bool whole = (number + 1) % directions_ == 0;
+      if (call.half && whole && layer < last)
+        isa.singles->rounding->round_in_place(kept.inner[layer].data(), call.steps * call.rows * width());
+    }
   }
 }
 

@@ -66,8 +66,10 @@ struct Kept {
   std::variant<Layers<float>, Layers<double>> layers;
 };
 
-// `given` are x, the initial states if there are any, and the weights, layer by layer. With the interpreter's lock
-// only, which is free while the engine works.
+// `given` are x, the initial states if there are any, and the weights, layer by layer: all of float32, of float64, or
+// of bfloat16, which is widened, and the results rounded, layer by layer. `autocast`, if it asks for bfloat16, rounds
+// the same way, and takes float32 and bfloat16 together. With the interpreter's lock only, which is free while the
+// engine works.
 class Stack {
  public:
   // Places (Weight), names and shapes are those of the parameters of each layer and direction. Of a `step` x is [B, D]
@@ -79,16 +81,16 @@ class Stack {
   std::unique_ptr<Pieces> cut(nanobind::handle lengths, nanobind::handle reset, bool batch_first) const;
 
   // The tensors of a call and whether one requires a gradient; or None if the call does not fit: a tensor is missing,
-  // or the engine cannot read it as it is.
+  // or the engine cannot read it as it is, or a gradient is required of what would be rounded.
   nanobind::object gather(nanobind::handle parameters, nanobind::handle x, nanobind::handle states, bool batch_first,
-                          const Pieces* pieces) const;
+                          const Pieces* pieces, bool autocast) const;
   // The results of a call whose gradient nobody wants, as `forward` returns them; or None if it does not fit.
   nanobind::object infer(nanobind::handle parameters, nanobind::handle x, nanobind::handle states, bool batch_first,
-                         const Pieces* pieces, std::size_t threads) const;
+                         const Pieces* pieces, bool autocast, std::size_t threads) const;
   // The results, y (which a step has not: it is its h) and the final states; and what is kept, or None. `given` is what
   // gather returned.
   nanobind::tuple forward(const nanobind::tuple& given, bool batch_first, std::shared_ptr<const Pieces> pieces,
-                          const std::string& keep, std::size_t threads) const;
+                          bool autocast, const std::string& keep, std::size_t threads) const;
   // The gradients of all that is `wanted`, the last of which are the given tensors, None for the others; or None if a
   // saved tensor is not what it was, or a gradient cannot be read. `saved` are the first result and what was given.
   nanobind::object backward(const Kept& kept, const nanobind::tuple& saved, const nanobind::tuple& wanted,
@@ -108,11 +110,12 @@ class Stack {
 
   // What gather and infer have in common: a call if it fits, whose addresses hold as long as `given`, its tensors.
   std::optional<Call> collect(nanobind::handle parameters, nanobind::handle x, nanobind::handle states,
-                              bool batch_first, const Pieces* pieces, nanobind::tuple& given) const;
-  std::optional<Call> read(Objects given, bool batch_first, const Pieces* pieces) const;
+                              bool batch_first, const Pieces* pieces, bool autocast, nanobind::tuple& given) const;
+  std::optional<Call> read(Objects given, bool batch_first, const Pieces* pieces, bool autocast) const;
   bool holds(Objects given, const Call& call) const;
   // The results of either type; what is kept goes to `kept`.
   nanobind::tuple results_of(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const;
+  nanobind::tuple rounded_of(Call call, std::size_t threads) const;
   template <class Real>
   nanobind::tuple forward_of(Objects given, const Call& call, Keep keep, std::size_t threads, Kept& kept) const;
   template <class Real>

@@ -29,6 +29,7 @@ std::size_t reduce_scratch(const Layer&);
 bool has_options(const Layer&, const Sequence&);
 
 extern const Halving halving;
+extern const Rounding rounding;
 extern const Dense dense;
 extern const Kernels kernels;
 
@@ -87,6 +88,7 @@ const Kernels kernels = {
     .math = {apply<exp<Floats>>, apply<sigmoid<Floats>>, apply<tanh<Floats>>},
 #if !defined(GATEWISE_DOUBLE)
     .halving = &halving,
+    .rounding = &rounding,
     .dense = &dense,
 #endif
 };

@@ -64,7 +64,7 @@ std::int64_t View::extent() const {
 }
 
 std::unique_ptr<Torch> Torch::make(nb::handle exchange, nb::tuple kinds, std::size_t kept, nb::object empty,
-                                   nb::object dense) {
+                                   nb::object half, nb::object dense) {
   if (exchange.is_none()) return nullptr;
   const void* pointer = PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api");
   if (!pointer) nb::raise_python_error();
@@ -72,15 +72,17 @@ std::unique_ptr<Torch> Torch::make(nb::handle exchange, nb::tuple kinds, std::si
   while (head && head->major != kMajor) head = head->older;
   const auto* table = reinterpret_cast<const ExchangeTable*>(head);
   if (!table || !table->view) return nullptr;
-  return std::unique_ptr<Torch>(new Torch(table->view, kinds, kept, std::move(empty), std::move(dense)));
+  return std::unique_ptr<Torch>(
+      new Torch(table->view, kinds, kept, std::move(empty), std::move(half), std::move(dense)));
 }
 
-Torch::Torch(Exchange exchange, nb::tuple kinds, std::size_t kept, nb::object empty, nb::object dense)
+Torch::Torch(Exchange exchange, nb::tuple kinds, std::size_t kept, nb::object empty, nb::object half, nb::object dense)
     : exchange_(exchange),
       kept_(kept),
       tensor_(kinds[0]),
       parameter_(kinds[1]),
       empty_(std::move(empty)),
+      half_(std::move(half)),
       dense_(std::move(dense)),
       dtype_(interned("dtype")),
       is_neg_(interned("is_neg")),
@@ -135,10 +137,20 @@ nb::object Torch::empty(nb::handle like, const Shape& shape, View& to) const {
     made = nb::steal(PyObject_VectorcallMethod(new_.ptr(), arguments, 1 + shape.dims, nullptr));
     if (!made) nb::raise_python_error();
   } else {
-    nb::list sizes;
-    for (std::size_t i = 0; i < shape.dims; ++i) sizes.append(shape.size[i]);
-    made = empty_(sizes, nb::getattr(like, dtype_));
+    made = emptied(shape, nb::getattr(like, dtype_));
   }
+  return checked(std::move(made), shape, to);
+}
+
+nb::object Torch::empty_half(const Shape& shape, View& to) const { return checked(emptied(shape, half_), shape, to); }
+
+nb::object Torch::emptied(const Shape& shape, nb::handle dtype) const {
+  nb::list sizes;
+  for (std::size_t i = 0; i < shape.dims; ++i) sizes.append(shape.size[i]);
+  return empty_(sizes, dtype);
+}
+
+nb::object Torch::checked(nb::object made, const Shape& shape, View& to) const {
   if (!read(made, to) || to.shape != shape || !to.contiguous()) throw std::runtime_error("torch made another tensor.");
   return made;
 }

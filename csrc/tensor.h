@@ -29,6 +29,7 @@ struct Shape {
 template <class Real>
 constexpr nanobind::dlpack::dtype kFloat{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Float),
                                          8 * sizeof(Real), 1};
+constexpr nanobind::dlpack::dtype kBfloat{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Bfloat), 16, 1};
 constexpr nanobind::dlpack::dtype kInt64{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Int), 64, 1};
 constexpr nanobind::dlpack::dtype kBool{static_cast<std::uint8_t>(nanobind::dlpack::dtype_code::Bool), 8, 1};
 
@@ -54,9 +55,10 @@ class Torch {
   using Exchange = int (*)(void* tensor, nanobind::dlpack::dltensor* to);
 
   // Null if there is no exchange of a version that is understood. `kinds` are the two types of tensors that are served;
-  // results of `kept` elements on come from `empty`; `dense` returns a tensor in one piece that holds its values.
+  // results of `kept` elements on come from `empty`, and those of the dtype `half`; `dense` returns a tensor in one
+  // piece that holds its values.
   static std::unique_ptr<Torch> make(nanobind::handle exchange, nanobind::tuple kinds, std::size_t kept,
-                                     nanobind::object empty, nanobind::object dense);
+                                     nanobind::object empty, nanobind::object half, nanobind::object dense);
 
   // Whether this is a tensor on the CPU, of at most kMaxDims dimensions, at an address that it may have.
   bool read(nanobind::handle tensor, View& to) const;
@@ -66,15 +68,20 @@ class Torch {
   bool requires_grad(nanobind::handle tensor) const;
   // A tensor that is not initialised, of the dtype of `like`, which was read.
   nanobind::object empty(nanobind::handle like, const Shape& shape, View& to) const;
+  // The same of bfloat16.
+  nanobind::object empty_half(const Shape& shape, View& to) const;
   // The tensor or a copy of it, contiguous; null if it has another shape or dtype.
   nanobind::object dense(nanobind::handle tensor, const Shape& shape, nanobind::dlpack::dtype dtype, View& to) const;
 
  private:
-  Torch(Exchange exchange, nanobind::tuple kinds, std::size_t kept, nanobind::object empty, nanobind::object dense);
+  Torch(Exchange exchange, nanobind::tuple kinds, std::size_t kept, nanobind::object empty, nanobind::object half,
+        nanobind::object dense);
+  nanobind::object emptied(const Shape& shape, nanobind::handle dtype) const;
+  nanobind::object checked(nanobind::object made, const Shape& shape, View& to) const;
 
   Exchange exchange_;
   std::size_t kept_;
-  nanobind::object tensor_, parameter_, empty_, dense_;
+  nanobind::object tensor_, parameter_, empty_, half_, dense_;
   nanobind::object dtype_, is_neg_, new_, offset_, requires_grad_, storage_;
 };
 

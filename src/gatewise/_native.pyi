@@ -48,8 +48,9 @@ class Stack:
         states: object,
         batch_first: bool,
         pieces: Pieces | None,
+        autocast: bool,
     ) -> tuple[tuple[Tensor, ...], bool] | None:
-        """Return the tensors of a call and whether one requires a gradient; None if some cannot be read as they are."""
+        """Return the tensors of a call and whether one requires a gradient; None if the call does not fit."""
 
     def infer(
         self,
@@ -58,12 +59,19 @@ class Stack:
         states: object,
         batch_first: bool,
         pieces: Pieces | None,
+        autocast: bool,
         threads: int,
     ) -> tuple[Tensor, ...] | None:
         """Gather and run the layers where nobody wants a gradient; None as from ``gather``."""
 
     def forward(
-        self, given: tuple[Tensor, ...], batch_first: bool, pieces: Pieces | None, keep: str, threads: int
+        self,
+        given: tuple[Tensor, ...],
+        batch_first: bool,
+        pieces: Pieces | None,
+        autocast: bool,
+        keep: str,
+        threads: int,
     ) -> tuple[tuple[Tensor, ...], Kept | None]:
         """Run the layers on what was gathered: the results, and what is kept unless ``keep`` is "nothing"."""
 
@@ -82,6 +90,7 @@ def torch(
     kinds: tuple[type[Tensor], type[Tensor]],
     kept: int,
     empty: Callable[[Sequence[int], dtype], Tensor],
+    half: dtype,
     dense: Callable[[Tensor], Tensor],
 ) -> Torch | None:
     """Read tensors of these two types through DLPack's exchange, a capsule; None if that is None or too new."""

@@ -67,6 +67,7 @@ def _freed(tensor: Tensor) -> Tensor:
 STRANGE: dict[str, Callable[[Tensor], Any]] = {
     "double": Tensor.double,
     "half": Tensor.half,
+    "bfloat16": Tensor.bfloat16,
     "integers": Tensor.int,
     "complex": lambda tensor: tensor.to(torch.complex64),
     "transposed": lambda tensor: tensor.transpose(-1, -2).contiguous().transpose(-1, -2),
@@ -201,7 +202,7 @@ class Head(ctypes.Structure):
 
 def test_the_exchange_is_of_a_version_that_is_understood():
     def read(exchange: object) -> object:
-        return _native.torch(exchange, (Tensor, nn.Parameter), KEPT, empty, dense)
+        return _native.torch(exchange, (Tensor, nn.Parameter), KEPT, empty, torch.bfloat16, dense)
 
     def capsule(head: Head) -> object:
         new = ctypes.pythonapi.PyCapsule_New

@@ -1,11 +1,10 @@
 """The arguments of one layer's call, as the modules here pass them on."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from gatewise.reference import Noise, State, Weights, traced_names
 from gatewise.spec import Variant, parse_variant
@@ -136,13 +135,15 @@ def grouped(call: Call, values: Iterable[Any]) -> tuple[Any, list[list[Any]], li
     return y, states, [{name: next(remaining) for name in names} for _ in call.directions if names]
 
 
-_Group = TypeVar("_Group", Call, Result)
+def converted(call: Call, dtype: torch.dtype) -> Call:
+    """Return a call with its floating tensors in another dtype."""
+    return assembled([tensor.to(dtype) for tensor in tensors(call)], rows_of(call), call)
 
 
-def converted(group: _Group, dtype: torch.dtype) -> _Group:
-    """Return a call or a result with its floating tensors in another dtype."""
-
-    def convert(leaf: object) -> object:
-        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-    return tree_map(convert, group)
+def rounded(result: Result, dtype: torch.dtype) -> Result:
+    """Return a result in another dtype."""
+    return Result(
+        result.y.to(dtype),
+        [tuple([part.to(dtype) for part in state]) for state in result.states],
+        [{name: value.to(dtype) for name, value in trace.items()} for trace in result.traces],
+    )

@@ -44,11 +44,17 @@ def _dense(tensor: Tensor) -> Tensor:
         return dense(tensor.as_subclass(Tensor))
 
 
-_TORCH = _native.torch(getattr(Tensor, "__dlpack_c_exchange_api__", None), (Tensor, Parameter), KEPT, empty, _dense)
+_TORCH = _native.torch(
+    getattr(Tensor, "__dlpack_c_exchange_api__", None), (Tensor, Parameter), KEPT, empty, torch.bfloat16, _dense
+)
 
 
 def undisturbed() -> bool:
-    """Whether nothing is active that would have to see into native code."""
+    """Whether nothing is active that would have to see into native code, or to change dtypes."""
+    return _unseen() and not _is_any_autocast_enabled()
+
+
+def _unseen() -> bool:
     return (
         not torch.compiler.is_compiling()
         and _len_torch_dispatch_stack() == 0
@@ -56,8 +62,12 @@ def undisturbed() -> bool:
         and _get_tracing_state() is None
         and _functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
-        and not _is_any_autocast_enabled()
     )
+
+
+def _to_bfloat16() -> bool:
+    """Whether autocast, which is active, asks for bfloat16 here."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
 
 
 class Direct:
@@ -132,7 +142,8 @@ class Direct:
         Returns:
             y laid out as x is, then the final states; of a step only these.
         """
-        if not undisturbed() or self.stack is None or save not in _SAVES:
+        autocast = _is_any_autocast_enabled()
+        if not _unseen() or self.stack is None or save not in _SAVES or (autocast and not _to_bfloat16()):
             return None
         stack, batch_first = self.stack, bool(batch_first)
         pieces = None
@@ -141,14 +152,14 @@ class Direct:
             if pieces is None:
                 return None
         if not torch.is_grad_enabled():
-            return stack.infer(parameters, x, hx, batch_first, pieces, torch.get_num_threads())
-        found = stack.gather(parameters, x, hx, batch_first, pieces)
+            return stack.infer(parameters, x, hx, batch_first, pieces, autocast, torch.get_num_threads())
+        found = stack.gather(parameters, x, hx, batch_first, pieces, autocast)
         # Where hooks look after what is saved, the long way knows how to do without what they do not see.
         if found is None or (found[1] and keeps(save) != save):
             return None
         given, gradient = found
         if not gradient:
-            return stack.forward(given, batch_first, pieces, "nothing", torch.get_num_threads())[0]
+            return stack.forward(given, batch_first, pieces, autocast, "nothing", torch.get_num_threads())[0]
         return _apply(_Cut(self, batch_first, pieces, _copied(lengths), _copied(reset)), save, *given)
 
 
@@ -172,7 +183,7 @@ class _Stack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cut: _Cut, save: str, *given: Tensor) -> tuple[Tensor, ...]:
         direct, batch_first, pieces, _, _ = cut
-        results, ctx.kept = direct.stack.forward(given, batch_first, pieces, save, torch.get_num_threads())
+        results, ctx.kept = direct.stack.forward(given, batch_first, pieces, False, save, torch.get_num_threads())
         ctx.cut = cut
         ctx.set_materialize_grads(False)
         # The outputs are the caller's, who may change them: they are saved as such, so that autograd watches them.

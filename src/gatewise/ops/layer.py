@@ -12,7 +12,7 @@ from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
 
 from gatewise.errors import InputError
-from gatewise.ops.call import Call, Direction, Result, converted, tensors
+from gatewise.ops.call import Call, Direction, Result, converted, rounded, tensors
 from gatewise.ops.checks import check_call, check_save, check_tensor, checked_lengths
 from gatewise.ops.plain import reference
 from gatewise.ops.serve import serve
@@ -80,7 +80,7 @@ def layer(
         return _run(call, backend, out)
     with torch.autocast(x.device.type, enabled=False):
         result = _run(converted(call, torch.float32), backend, out)
-    return converted(result, kind)
+    return rounded(result, kind)
 
 
 def lstm(

@@ -239,8 +239,13 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     if count < KEPT or torch.are_deterministic_algorithms_enabled():
         return torch.empty(shape, dtype=dtype, device=_CPU)
-    made = _native.empty_double(count) if dtype is torch.float64 else _native.empty(count)
-    return torch.from_numpy(made).view(shape)
+    if dtype is torch.float64:
+        made = torch.from_numpy(_native.empty_double(count))
+    elif dtype is torch.float32:
+        made = torch.from_numpy(_native.empty(count))
+    else:
+        made = torch.from_numpy(_native.empty((count + 1) // 2)).view(dtype)[:count]
+    return made.view(shape)
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 from gatewise.ops import mapped, native, torch_lstm
-from gatewise.ops.call import Call, Result, converted
+from gatewise.ops.call import Call, Result, converted, rounded
 from gatewise.ops.plain import reference
 from gatewise.ops.support import choose, obstacles
 
@@ -25,7 +25,7 @@ def _native(call: Call, out: Tensor | None) -> Result:
     run = native.forward if _functorch.peek_interpreter_stack() is None else mapped.forward
     if call.x.dtype not in _NARROW:
         return run(call, out)
-    result = converted(run(converted(call, torch.float32), None), call.x.dtype)
+    result = rounded(run(converted(call, torch.float32), None), call.x.dtype)
     return result if out is None else result._replace(y=out.copy_(result.y))
 
 

@@ -8,7 +8,9 @@ import torch
 from differentiated import CELLS, assert_close, build, draw, gradients, leaves
 from torch import Tensor
 
-from gatewise import LSTM, _native
+from gatewise import LSTM, _native, ops
+from gatewise.errors import InputError
+from gatewise.ops import Direction, Weights
 
 LOW = [torch.bfloat16, torch.float16]
 low = pytest.mark.parametrize("dtype", LOW, ids=str)
@@ -77,6 +79,32 @@ def test_low_input_and_float32_weights(dtype: torch.dtype):
     assert {y.dtype, *(part.dtype for part in state)} == {dtype}
     wanted = [x, *layer.parameters()]
     assert [gradient.dtype for gradient in gradients([y], wanted)] == [dtype, *(torch.float32 for _ in wanted[1:])]
+
+
+@low
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@torch.no_grad()
+def test_given_outputs_are_of_the_dtype_that_autocast_returns(backend: str, dtype: torch.dtype):
+    layer = build("lstm", torch.float32)
+    x, *hx = draw(layer, 4, 3)
+    direction = Direction(tuple(part[0] for part in hx), Weights(*layer.parameters()))
+
+    def run(out: Tensor | None) -> Tensor:
+        return ops.layer(x, [direction], out=out, backend=backend).y
+
+    with torch.autocast("cpu", dtype):
+        expected = run(None)
+        # What the engine computes in has twice the bytes: nothing beyond the outputs may be written.
+        memory = torch.full((2 * expected.numel(),), 7, dtype=dtype)
+        out = memory[: expected.numel()].view(expected.shape)
+        assert run(out) is out
+        assert torch.equal(out, expected)
+        assert bool((memory[expected.numel() :] == 7).all())
+        for other in {torch.float16, torch.bfloat16, torch.float32, torch.float64} - {dtype}:
+            with pytest.raises(InputError, match=f"out has dtype {other} but autocast returns {dtype}"):
+                run(out.to(other))
+        with torch.enable_grad(), pytest.raises(InputError, match="a gradient is needed"):
+            run(out)
 
 
 @low

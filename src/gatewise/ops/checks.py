@@ -18,13 +18,13 @@ class ShapeError(InputError, RuntimeError):
     """
 
 
-def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
+def check_call(call: Call, out: Tensor | None, *, autocast: torch.dtype | None = None) -> None:
     """Refuse whatever no backend may see.
 
     Args:
         call: what is to be computed; H is read from the first ``weight_ih``.
         out: where the outputs should go, or None.
-        casts: whether autocast makes the dtypes the same before anything is computed.
+        autocast: what autocast returns, which makes all dtypes the same before anything is computed; None without it.
 
     Raises:
         ShapeError: a shape or a device does not fit.
@@ -32,7 +32,7 @@ def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
             written.
         TypeError: an argument is not a tensor.
     """
-    x, variant = call.x, call.variant
+    x, variant, casts = call.x, call.variant, autocast is not None
     axes = "[T, B, D]" if variant.kernel is None else "[T, B, D, Y, X]"
     dims = 3 if variant.kernel is None else 5
     if x.dim() != dims:
@@ -58,6 +58,8 @@ def check_call(call: Call, out: Tensor | None, *, casts: bool = False) -> None:
     _check_reset(call)
     if out is not None:
         _check("out", out, (steps, batch, variant.output_size(hidden) * len(call.directions), *image), x, casts)
+        if autocast is not None and out.dtype is not autocast:
+            raise ShapeError(f"out has dtype {out.dtype} but autocast returns {autocast}.")
         _check_out(out, tensors(call))
 
 

@@ -48,7 +48,8 @@ def layer(
         save: what the native engine keeps for backward: "all" it needs, or "states" to keep the states only and
             compute the gates again, which takes less memory and more time and gives the same bits.
         backend: a name from ``BACKENDS``, or "auto" for the first of them that can serve.
-        out: where to write y; must share memory with no argument. Not when a gradient is needed.
+        out: where to write y, of the dtype that y has; must share memory with no argument. Not when a gradient is
+            needed.
 
     Returns:
         The outputs of the directions side by side, their final states, their traces.
@@ -73,14 +74,14 @@ def layer(
         >>> result.y.shape, bool((result.y[1, 1] == result.states[0][0][1]).all())
         (torch.Size([5, 2, 4]), True)
     """
-    call, casts = _checked(Call(x, directions, variant, None, reset, trace, save), lengths, out)
-    kind = torch.get_autocast_dtype(x.device.type) if casts else x.dtype
-    call = call._replace(narrow=kind == torch.bfloat16 and not _differentiated(call))
-    if not casts:
+    call, autocast = _checked(Call(x, directions, variant, None, reset, trace, save), lengths, out)
+    call = call._replace(narrow=(autocast or x.dtype) == torch.bfloat16 and not _differentiated(call))
+    if autocast is None:
         return _run(call, backend, out)
     with torch.autocast(x.device.type, enabled=False):
-        result = _run(converted(call, torch.float32), backend, out)
-    return rounded(result, kind)
+        wide = None if out is None else torch.empty_like(out, dtype=torch.float32)
+        result = rounded(_run(converted(call, torch.float32), backend, wide), autocast)
+    return result if out is None else result._replace(y=out.copy_(result.y))
 
 
 def lstm(
@@ -137,23 +138,23 @@ def explain(
     backend: str = "auto",
 ) -> Choice:
     """Tell which backend ``layer`` would use for this call, and why; raises what ``layer`` would raise."""
-    call, casts = _checked(Call(x, directions, variant, None, reset, trace), lengths, None)
-    if not casts:
+    call, autocast = _checked(Call(x, directions, variant, None, reset, trace), lengths, None)
+    if autocast is None:
         return choose(backend, x, obstacles(call))
     with torch.autocast(x.device.type, enabled=False):
         call = converted(call, torch.float32)
         return choose(backend, call.x, obstacles(call))
 
 
-def _checked(call: Call, lengths: Tensor | Sequence[int] | None, out: Tensor | None) -> tuple[Call, bool]:
-    """Return a call with its lengths, all as the backends expect it, and whether autocast converts it."""
+def _checked(call: Call, lengths: Tensor | Sequence[int] | None, out: Tensor | None) -> tuple[Call, torch.dtype | None]:
+    """Return a call with its lengths, all as the backends expect it, and what autocast returns; None without it."""
     check_tensor("x", call.x)
     check_save(call.save)
     if lengths is not None:
         call = call._replace(lengths=checked_lengths(lengths, call.x))
-    casts = _casts(call)
-    check_call(call, out, casts=casts)
-    return call, casts
+    autocast = torch.get_autocast_dtype(call.x.device.type) if _casts(call) else None
+    check_call(call, out, autocast=autocast)
+    return call, autocast
 
 
 def _run(call: Call, backend: str, out: Tensor | None) -> Result:

@@ -3,7 +3,7 @@
     python -m bench.half_width
 
 One thread, in turn, medians; T = 50 steps, D = H. Inference takes the processor's products of bfloat16, if it has them.
-Under autocast weights and inputs are float32.
+Under autocast weights are float32.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,9 @@ SIZES = ((32, 64), (32, 128), (32, 256), (1, 256))
 
 STEPS, ROUNDS = 50, 21
 
+Run = Callable[[], Tensor]
+"""Computes once; the outputs."""
+
 
 def main() -> None:
     torch.set_num_threads(1)
@@ -35,46 +38,47 @@ def main() -> None:
             other.load_state_dict(ours.state_dict())
         half = x.bfloat16()
         truth = exact(half.double())[0].detach()
-        with torch.no_grad():
-            errors = [f"{(layer(half)[0] - truth).abs().max():.1e}" for layer in (ours, theirs)]
-        cases: dict[str, list[Callable[[], None]]] = {
+        cases: dict[str, list[Run]] = {
             "inference": [_inference(ours, half), _inference(wide, x), _inference(theirs, half)],
-            "under autocast": [_autocast(wide, x), _inference(wide, x), _autocast(their_wide, x)],
+            "under autocast": [_autocast(wide, half), _inference(wide, x), _autocast(their_wide, half)],
             "training": [_training(ours, half), _training(wide, x), _training(theirs, half)],
         }
         for what, runs in cases.items():
+            errors = [f"{(run() - truth).abs().max():.1e}" for run in (runs[0], runs[2])]
             own, single, peer = _times(runs)
             figures = f"{1e3 * own:.1f} | {single / own:.2f} | {peer / own:.1f}"
             print(f"| {rows}, {hidden} | {what} | {figures} | {' | '.join(errors)} |", flush=True)
 
 
-def _inference(layer: nn.Module, x: Tensor) -> Callable[[], None]:
-    def run() -> None:
+def _inference(layer: nn.Module, x: Tensor) -> Run:
+    def run() -> Tensor:
         with torch.no_grad():
-            layer(x)
+            return layer(x)[0]
 
     return run
 
 
-def _autocast(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+def _autocast(layer: nn.Module, x: Tensor) -> Run:
     infer = _inference(layer, x)
 
-    def run() -> None:
+    def run() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            infer()
+            return infer()
 
     return run
 
 
-def _training(layer: nn.Module, x: Tensor) -> Callable[[], None]:
-    def run() -> None:
+def _training(layer: nn.Module, x: Tensor) -> Run:
+    def run() -> Tensor:
         layer.zero_grad()
-        layer(x)[0].sum().backward()
+        y = layer(x)[0]
+        y.sum().backward()
+        return y.detach()
 
     return run
 
 
-def _times(runs: list[Callable[[], None]]) -> list[float]:
+def _times(runs: list[Run]) -> list[float]:
     """The median seconds of each, which take turns."""
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(ROUNDS):

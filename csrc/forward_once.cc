@@ -13,7 +13,7 @@ template <std::size_t kVectors>
 [[gnu::always_inline]] inline void add_rows(const Real* const (&rows)[kVectors], std::size_t columns, std::size_t lanes,
                                             const Real* values, Floats (&sum)[kVectors]) {
   // A processor follows so many rows from far memory and no more.
-  constexpr std::size_t kMost = 16 / kWidth ? 16 / kWidth : 1;
+  constexpr std::size_t kMost = 16 / kWidth;
   constexpr std::size_t kTogether = kVectors <= kMost ? kVectors : kVectors % kMost ? 1 : kMost;
   const std::size_t whole = columns / (kPerWord * kWidth) * kWidth;
   for (std::size_t first = 0; first < kVectors; first += kTogether)

@@ -2,7 +2,6 @@
 #include <cstring>
 
 #include "kernels.h"
-#include "simd.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {

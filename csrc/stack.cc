@@ -326,6 +326,9 @@ void Stack::run(const Call& call, const Outputs<Real>& outputs, Keep keep, std::
   }
 }
 
+// For stack_rounded.cc.
+template void Stack::run(const Call&, const Outputs<float>&, Keep, std::size_t, Layers<float>&, Interrupt&) const;
+
 template <class Real>
 void Stack::run_back(const Call& call, const Layers<Real>& kept, const Derivative<Real>& derivative,
                      std::size_t threads, Interrupt& interrupt) const {

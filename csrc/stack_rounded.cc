@@ -38,6 +38,7 @@ Buffer<float> widened(View& view, const Rounding& rounding) {
 
 }  // namespace
 
+// Where the processor multiplies bfloat16, that is what multiplies here.
 nb::tuple Stack::rounded_of(Call call, std::size_t threads) const {
   std::vector<nb::object> results;
   std::vector<View> made;

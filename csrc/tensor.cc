@@ -142,7 +142,11 @@ nb::object Torch::empty(nb::handle like, const Shape& shape, View& to) const {
   return checked(std::move(made), shape, to);
 }
 
-nb::object Torch::empty_half(const Shape& shape, View& to) const { return checked(emptied(shape, half_), shape, to); }
+nb::object Torch::empty_half(const Shape& shape, View& to) const {
+  nb::object made = checked(emptied(shape, half_), shape, to);
+  if (to.dtype != kBfloat) throw std::runtime_error("torch made a tensor of another dtype.");
+  return made;
+}
 
 nb::object Torch::emptied(const Shape& shape, nb::handle dtype) const {
   nb::list sizes;

@@ -75,14 +75,14 @@ inline void turn_pieces(Floats (&v)[kPiece]) {
   }
 }
 
-constexpr Real kNoRow[kWidth] = {};
+inline constexpr Real kNoRow[kWidth] = {};
 
 // A square of the first `lanes` rows, `stride` apart, with zeros for the others: to[k] is its column k.
 [[gnu::always_inline]] inline void load_turned(const Real* rows, std::size_t stride, std::size_t lanes,
                                                Floats (&to)[kWidth]) {
   const auto row = [&](std::size_t lane) { return lane < lanes ? rows + lane * stride : kNoRow; };
   constexpr int kTogether = kPieces == 4 ? 2 : 1;
-#pragma GCC unroll 8
+#pragma GCC unroll 2
   for (int column = 0; column < kNumbers; column += kTogether * kPiece) {
     Floats v[kTogether][kPiece];
 #pragma GCC unroll 4

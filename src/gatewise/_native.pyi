@@ -73,7 +73,10 @@ class Stack:
         keep: str,
         threads: int,
     ) -> tuple[tuple[Tensor, ...], Kept | None]:
-        """Run the layers on what was gathered: the results, and what is kept unless ``keep`` is "nothing"."""
+        """Run the layers on what was gathered: the results, and what is kept unless ``keep`` is "nothing".
+
+        Of bfloat16, and under autocast, nothing is kept.
+        """
 
     def backward(
         self,
@@ -93,7 +96,10 @@ def torch(
     half: dtype,
     dense: Callable[[Tensor], Tensor],
 ) -> Torch | None:
-    """Read tensors of these two types through DLPack's exchange, a capsule; None if that is None or too new."""
+    """Read tensors of these two types through DLPack's exchange, a capsule; None if that is None or too new.
+
+    ``half`` is the dtype to ask ``empty`` for where results are bfloat16.
+    """
 
 def available_isas() -> list[str]:
     """Return the instruction sets built in and supported by this CPU, the best first."""

@@ -93,7 +93,9 @@ def attack(prepare: Callable[[], Call], expected: Sequence[np.ndarray]) -> tuple
 
 
 def arrays(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    return [tensor.detach().numpy().copy() for tensor in tensors]
+    # NumPy has no bfloat16.
+    bits = (t.detach().view(torch.int16) if t.dtype is torch.bfloat16 else t.detach() for t in tensors)
+    return [tensor.numpy().copy() for tensor in bits]
 
 
 def uniform(*shape: int) -> torch.Tensor:
@@ -125,11 +127,11 @@ def long_way(*, gradient: bool, save: str = "all") -> Callable[[], Call]:
     return prepare
 
 
-def stack(*, backward: bool, **options: Any) -> Callable[[], Call]:
+def stack(*, backward: bool, dtype: torch.dtype = torch.float32, **options: Any) -> Callable[[], Call]:
     """The direct way, forward and, if told so, backward in one call."""
     torch.manual_seed(0)
-    module = LSTM(4, 8, 3, bidirectional=True, backend="native", **options)
-    x, lengths = uniform(5, 9, 4), torch.tensor([5, 0, 3, 5, 1, 2, 4, 5, 5])
+    module = LSTM(4, 8, 3, bidirectional=True, backend="native", dtype=dtype, **options)
+    x, lengths = uniform(5, 9, 4).to(dtype), torch.tensor([5, 0, 3, 5, 1, 2, 4, 5, 5])
     reset = torch.arange(45).view(5, 9) % 7 == 3
 
     def prepare() -> Call:
@@ -225,6 +227,7 @@ KINDS: dict[str, Callable[[], Callable[[], Call]]] = {
     "backward": lambda: long_way(gradient=True),
     "backward-states": lambda: long_way(gradient=True, save="states"),
     "stack": lambda: stack(backward=False),
+    "stack-rounded": lambda: stack(backward=False, dtype=torch.bfloat16),
     "stack-backward": lambda: stack(backward=True),
     "stack-states": lambda: stack(backward=True, save="states", cell="slstm"),
     "cell": cell,

@@ -2,9 +2,9 @@
 
     python tests/native/leaking_calls.py 100000
 
-Forward and backward of a module, of the functional door and of one step, and calls without gradients; a stream's and a
-pool's steps, their opening, closing and states; and calls that are refused. Prints what grew in the second half:
-resident memory, the bytes that malloc has given out, and Python's blocks; and the calls that were made in it. Exits
+Forward and backward of a module, of the functional door and of one step, and calls without gradients, in bfloat16 too;
+a stream's and a pool's steps, their opening, closing and states; and calls that are refused. Prints what grew in the
+second half: resident memory, the bytes that malloc has given out, and Python's blocks; and the calls made in it. Exits
 with 1 if resident memory grew by more than a MiB, malloc's by more than a byte for each call, or the blocks by more
 than one for each hundred calls: one block of 32 bytes, or one object, that one of the kinds loses at each call is more.
 The interpreter keeps some hundred blocks for later, so fewer than some 60,000 calls tell nothing.
@@ -94,6 +94,7 @@ def calls() -> list[Callable[[], Any]]:
         pool.close(slot)
 
     inference, spread = torch.randn(5, 3, 4), torch.randn(5, 3, 8)[..., ::2]
+    half, mixed = LSTM(4, 8, 2, backend="native", dtype=torch.bfloat16), inference.bfloat16()
 
     @torch.no_grad()
     def inferring() -> None:
@@ -101,12 +102,19 @@ def calls() -> list[Callable[[], Any]]:
         module(spread)  # not as it is: the long way copies it
         single(step)
 
+    @torch.no_grad()
+    def rounding() -> None:
+        half(mixed, lengths=short)
+        with torch.autocast("cpu", torch.bfloat16):
+            module(mixed)
+
     return [
         backward,
         sparing,
         dropped,
         carried,
         inferring,
+        rounding,
         lambda: single(step),
         lambda: stream.step(row),
         lambda: stream.steps(rows),

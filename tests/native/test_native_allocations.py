@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 KINDS = {
     "layers": ["forward", "backward", "backward-states"],
-    "modules": ["stack", "stack-backward", "stack-states", "cell"],
+    "modules": ["stack", "stack-rounded", "stack-backward", "stack-states", "cell"],
     "runtime": ["packing", "packing-halved", "whole", "stream", "pool", "opening"],
 }
 

@@ -55,6 +55,7 @@ def undisturbed() -> bool:
 
 
 def _unseen() -> bool:
+    """The same but for autocast, which the engine can follow."""
     return (
         not torch.compiler.is_compiling()
         and _len_torch_dispatch_stack() == 0
@@ -206,7 +207,7 @@ class _Stack(torch.autograd.Function):
         return found
 
 
-# Without a tenth of the node's time, in which torch looks for what ``undisturbed`` has not found.
+# Without a tenth of the node's time, in which torch looks for what ``run`` has not found.
 _apply = super(torch.autograd.Function, _Stack).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 

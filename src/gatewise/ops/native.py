@@ -245,7 +245,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         made = torch.from_numpy(_native.empty(count))
     else:
         made = torch.from_numpy(_native.empty((count + 1) // 2)).view(dtype)[:count]
-    return made.view(shape)
+    # Else torch would take it for a view that was made without gradients, and refuse to change it in place.
+    return made.view(shape).detach()
 
 
 def _rows(tensor: Tensor) -> Tensor:

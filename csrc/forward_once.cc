@@ -38,14 +38,13 @@ template <std::size_t kVectors>
 void unpacked_block(const Layer& layer, const Real* const* weights, std::size_t block, const Real* x, const Real* h,
                     Real* gates) {
   const std::size_t lanes = lanes_of(block, layer.hidden);
-  const Real *of_x[kVectors], *of_h[kVectors];
-  Floats sum[kVectors];
+  const Real *of_x[kVectors] = {}, *of_h[kVectors] = {};
+  Floats sum[kVectors] = {};
   for (const Gate gate : {kI, kF, kO, kG}) {
     if (!layer.row.learned(gate)) continue;
     const std::size_t row = layer.order[gate] * layer.hidden + block * kWidth, v = layer.row.slot(gate);
     of_x[v] = weights[kWeightIh] + row * layer.inputs;
     of_h[v] = weights[kWeightHh] + row * layer.recurrent();
-    sum[v] = Floats{};
     if (layer.bias) sum[v] = load_some(weights[kBiasIh] + row, lanes) + load_some(weights[kBiasHh] + row, lanes);
   }
   if (lanes == kWidth) {  // a number that is known makes better code

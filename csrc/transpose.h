@@ -21,12 +21,12 @@ struct Interleaved {
   }
 };
 
-// Every second piece of a, then of b.
+// Of four pieces every second one of a, then of b.
 template <bool kOdd>
 struct EverySecond {
   static constexpr int from(int lane) {
-    const int piece = lane / kPiece, half = kPieces / 2;
-    return (2 * (piece % half) + kOdd) * kPiece + lane % kPiece + piece / half * kNumbers;
+    const int piece = lane / kPiece;
+    return (2 * (piece % 2) + kOdd) * kPiece + lane % kPiece + piece / 2 * kNumbers;
   }
 };
 
@@ -44,7 +44,8 @@ inline Floats joined(const Real* first, const Real* second) {
   __m256d a, b;
   std::memcpy(&a, first, sizeof a);
   std::memcpy(&b, second, sizeof b);
-  return (Floats)_mm512_insertf64x4(_mm512_castpd256_pd512(a), b, 1);
+  // Every lane is wanted: the form without a mask makes GCC 12 warn of a vector that is not initialised.
+  return (Floats)_mm512_maskz_insertf64x4(0xff, _mm512_castpd256_pd512(a), b, 1);
 }
 #else
 template <int... kLane>

@@ -54,10 +54,11 @@ struct Work {
   // Rounding and the treatment of the smallest numbers are each thread's own setting; all compute with the caller's.
   const std::uint64_t modes = current_modes();
 
-  // Most waits are short, and sleeping is not.
+  // Most waits are short, and sleeping is not. By the clock: where others want the core, each turn takes milliseconds.
   void wait_for_others() {
-    for (int turn = 0; done < parts; ++turn) {
-      if (turn < 2000) {
+    const auto begin = std::chrono::steady_clock::now();
+    while (done < parts) {
+      if (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(1)) {
         std::this_thread::yield();
         continue;
       }

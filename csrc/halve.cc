@@ -12,7 +12,7 @@ namespace {
 Bfloat nearest(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  const std::uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const std::uint32_t rounded = nearest_upper(bits) >> 16;
   return {static_cast<std::uint16_t>((rounded & 0x7fff) == 0x7f80 ? rounded - 1 : rounded)};
 }
 

@@ -84,20 +84,29 @@ def test_under_autocast(isa: str, cell: str, which: str):
         assert_one(lambda: layer(x, tuple(state), lengths=LENGTHS))
 
 
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": Tensor.clone,
+    "time first": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "one row expanded": lambda x: x[:1].expand(x.shape),
+    "gaps": lambda x: torch.stack([x, x], 2).flatten(1, 2)[:, ::2],
+    "columns of a wider one": lambda x: torch.cat([x, x, x], 2)[..., 17:34],
+}
+"""Of [B, T, 17]."""
+
+
 @each_isa
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("steps", "rows"), [(1, 1), (1, 40), (30, 1), (9, 33)])
 @torch.no_grad()
-def test_sizes_and_strides(isa: str, steps: int, rows: int):
-    layer = LSTM(17, 33, 2, batch_first=True, backend=BACKEND).bfloat16()
-    x = torch.randn(rows, 2 * steps, 19).bfloat16()
-    views = [x[:, :steps, :17].contiguous(), x[:, ::2, 1:-1], x[:1, :steps, :17].expand(rows, -1, -1)]
-    for view in (*views, x[:, :steps, :17].transpose(0, 1).contiguous().transpose(0, 1)):
-        expected = assert_one(lambda: layer(view))  # noqa: B023 - called at once
-        time_major = LSTM(17, 33, 2, backend=BACKEND).bfloat16()
-        time_major.load_state_dict(layer.state_dict())
-        assert torch.equal(short(lambda: time_major(view.transpose(0, 1)))[0].transpose(0, 1), expected[0])  # noqa: B023
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(assert_one(lambda: layer(view.float()))[0], expected[0])  # noqa: B023
+def test_sizes_and_strides(isa: str, layout: str, steps: int, rows: int):
+    layer, time_major = (LSTM(17, 33, 2, batch_first=first, backend=BACKEND).bfloat16() for first in (True, False))
+    time_major.load_state_dict(layer.state_dict())
+    x = LAYOUTS[layout](torch.randn(rows, steps, 17).bfloat16())
+    wide = LAYOUTS[layout](x.float())
+    expected = assert_one(lambda: layer(x))
+    assert torch.equal(short(lambda: time_major(x.transpose(0, 1)))[0].transpose(0, 1), expected[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(assert_one(lambda: layer(wide))[0], expected[0])
 
 
 @torch.no_grad()
@@ -238,7 +247,7 @@ def test_what_cannot_be_read_does_not_fit(spoil: Callable[[Tensor], Tensor], aut
 
         assert fits(x, state, state)
         wrong = spoil(x)
-        assert not fits(wrong, state, state) or wrong.shape[0] == T - 1  # fewer steps are a sequence too
+        assert fits(wrong, state, state) == (wrong.shape[0] == T - 1)  # fewer steps are a sequence too
         assert not fits(x, state, spoil(state))
         weight = layer.get_parameter("weight_hh_l0")
         weight.data = spoil(weight.data.bfloat16())

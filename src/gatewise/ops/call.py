@@ -140,10 +140,10 @@ def converted(call: Call, dtype: torch.dtype) -> Call:
     return assembled([tensor.to(dtype) for tensor in tensors(call)], rows_of(call), call)
 
 
-def rounded(result: Result, dtype: torch.dtype) -> Result:
-    """Return a result in another dtype."""
+def rounded(result: Result, dtype: torch.dtype, out: Tensor | None) -> Result:
+    """Return a result in another dtype; y goes to ``out``, which has it, unless that is None."""
     return Result(
-        result.y.to(dtype),
+        result.y.to(dtype) if out is None else out.copy_(result.y),
         [tuple([part.to(dtype) for part in state]) for state in result.states],
         [{name: value.to(dtype) for name, value in trace.items()} for trace in result.traces],
     )

@@ -80,8 +80,7 @@ def layer(
         return _run(call, backend, out)
     with torch.autocast(x.device.type, enabled=False):
         wide = None if out is None else torch.empty_like(out, dtype=torch.float32)
-        result = rounded(_run(converted(call, torch.float32), backend, wide), autocast)
-    return result if out is None else result._replace(y=out.copy_(result.y))
+        return rounded(_run(converted(call, torch.float32), backend, wide), autocast, out)
 
 
 def lstm(

@@ -25,8 +25,7 @@ def _native(call: Call, out: Tensor | None) -> Result:
     run = native.forward if _functorch.peek_interpreter_stack() is None else mapped.forward
     if call.x.dtype not in _NARROW:
         return run(call, out)
-    result = rounded(run(converted(call, torch.float32), None), call.x.dtype)
-    return result if out is None else result._replace(y=out.copy_(result.y))
+    return rounded(run(converted(call, torch.float32), None), call.x.dtype, out)
 
 
 _SERVE: dict[str, Callable[[Call, Tensor | None], Result]] = {

@@ -6,131 +6,10 @@
 //
 // The one idea: the gates of a vector of hidden units lie together in the packed weights, so that a tile of a few rows
 // accumulates all its products in registers, and the cell finds a block's gates in the first-level cache.
-#include "forward.h"
-#if defined(GATEWISE_HALVES)
-#include "halved.h"
-#endif
+#include "gate_tile.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {
-
-// A tile of pre-activations.
-struct GateTile {
-  const Piece* pieces;
-  std::size_t first, last;
-  const Real* const* source[3];  // by Piece::Source
-  const Real* block;             // packed weights
-  bool begins;                   // from the bias, or zero if that is null
-  const Real* bias;
-  Real* gates;
-  std::size_t stride;  // from one row's gates to the next
-  std::size_t seen_vectors;
-
-  template <std::size_t kRows, std::size_t kVectors>
-  void run(std::size_t row) const {
-    part<kRows, kVectors, kVectors, 0>(row);
-  }
-
-  // kVectors of the kLine vectors of a line, from the kFirst-th on.
-  template <std::size_t kRows, std::size_t kVectors, std::size_t kLine, std::size_t kFirst>
-  void part(std::size_t row) const {
-    Tile<kRows, kVectors> sum;
-    Real* at = gates + row * stride + kFirst * kWidth;
-    if (!begins)
-      load_tile<kRows, kVectors>(sum, at, stride, kWidth);
-    else if (bias)
-      load_tile<kRows, kVectors>(sum, bias + kFirst * kWidth, 0, kWidth);
-    else
-      clear_tile<kRows, kVectors>(sum);
-    for (std::size_t p = first; p < last; ++p) {
-      const Piece& piece = pieces[p];
-      const Real* const panel = block + piece.at + kFirst * kWidth;
-      const Real* rows[kRows];
-      for (std::size_t r = 0; r < kRows; ++r) rows[r] = source[piece.source][row + r] + piece.from;
-      if (kLine == 4 && piece.source == Piece::kSeen && seen_vectors == 3)
-        multiply<(kFirst + kVectors > 3 ? 3 - kFirst : kVectors), 3>(sum, rows, panel, piece.count);
-      else
-        multiply<kVectors, kLine>(sum, rows, panel, piece.count);
-    }
-    store_tile<kRows, kVectors>(sum, at, stride, kWidth);
-  }
-};
-
-// A tile in two halves of its vectors.
-struct Halves {
-  const GateTile& tile;
-
-  template <std::size_t kRows, std::size_t kVectors>
-  void run(std::size_t row) const {
-    tile.part<kRows, kVectors, 2 * kVectors, 0>(row);
-    tile.part<kRows, kVectors, 2 * kVectors, kVectors>(row);
-  }
-};
-
-// What a first-level cache holds.
-constexpr std::size_t kNearBytes = std::size_t{32} << 10;
-
-// The vectors of a line of packed weights.
-template <std::size_t kVectors>
-[[gnu::always_inline]] inline void load_line(const Real* from, Floats (&to)[kVectors]) {
-#pragma GCC unroll 4
-  for (std::size_t v = 0; v < kVectors; ++v) to[v] = load(from + v * kWidth);
-}
-
-namespace {
-
-// The pre-activations of a single row in kBlocks blocks, whose packed weights lie `apart`: those of one block are too
-// few sums to hide how long an addition takes.
-template <std::size_t kBlocks, std::size_t kVectors, class Weight>
-void single_row(const GateTile& tile, const Weight* packed, std::size_t apart) {
-  constexpr std::size_t kLine = kVectors * kWidth;
-  Tile<kBlocks, kVectors> sum;
-#pragma GCC unroll 2
-  for (std::size_t b = 0; b < kBlocks; ++b) {
-    if (tile.begins)
-      load_line(packed + b * apart, sum[b]);
-    else
-      load_line(tile.gates + b * kLine, sum[b]);
-  }
-  for (std::size_t p = tile.first; p < tile.last; ++p) {
-    const Piece& piece = tile.pieces[p];
-    const Real* const row = tile.source[piece.source][0] + piece.from;
-    const Weight* weights = packed + piece.at;
-#pragma GCC unroll 2
-    for (std::size_t k = 0; k < piece.count; ++k, weights += kLine) {
-      const Floats value = broadcast_word(row + k);
-#pragma GCC unroll 2
-      for (std::size_t b = 0; b < kBlocks; ++b) {
-        Floats line[kVectors];
-        load_line(weights + b * apart, line);
-#pragma GCC unroll 4
-        for (std::size_t v = 0; v < kVectors; ++v) sum[b][v] = product(line[v], value, sum[b][v]);
-      }
-    }
-  }
-  store_tile<kBlocks, kVectors>(sum, tile.gates, kLine, kWidth);
-}
-
-template <std::size_t kVectors, class Weight>
-void single_row(const GateTile& tile, const Weight* packed, std::size_t blocks, std::size_t apart) {
-  return blocks == 2 ? single_row<2, kVectors>(tile, packed, apart) : single_row<1, kVectors>(tile, packed, apart);
-}
-
-template <class Weight>
-void single_row(const GateTile& tile, const Weight* packed, std::size_t blocks, std::size_t apart, std::size_t gates) {
-  switch (gates) {
-    case 1:
-      return single_row<1>(tile, packed, blocks, apart);
-    case 2:
-      return single_row<2>(tile, packed, blocks, apart);
-    case 3:
-      return single_row<3>(tile, packed, blocks, apart);
-    default:
-      return single_row<4>(tile, packed, blocks, apart);
-  }
-}
-
-}  // namespace
 
 void ForwardGroup::run() {
   options_ = has_options(layer_, *job_.sequence);
@@ -182,7 +61,7 @@ void ForwardGroup::plan_pieces() {
   std::size_t counts[3], whole = 0;
   for (std::size_t source = 0; source < 3; ++source) whole += counts[source] = words(count_of(source));
   const std::size_t starts[] = {layout_.x_at(), layout_.h_at(layer_), layout_.seen_at(layer_)};
-  const std::size_t lines[] = {layout_.line, layout_.line, layout_.seen_vectors * kWidth};
+  const std::size_t widths[] = {layer_.gates(), layer_.gates(), layout_.seen_vectors};
   // Very deep sums take larger bites rather than more of them.
   const std::size_t depth = kDepth * (1 + whole / (kDepth * (kMaxPieces - 4)));
   std::size_t filled = depth;
@@ -193,8 +72,10 @@ void ForwardGroup::plan_pieces() {
         filled = 0;
       }
       const std::size_t left = counts[source] - from, room = depth - filled, count = left < room ? left : room;
-      pieces_[piece_count_++] = {static_cast<Piece::Source>(source), from, count,
-                                 starts[source] + from * lines[source]};
+      const auto line_at = [&](std::size_t v) {
+        return starts[source] + layout_.vector_at(v, counts[source]) + from * layout_.vector_line(v, widths[source]);
+      };
+      pieces_[piece_count_++] = {static_cast<Piece::Source>(source), from, count, line_at(0), line_at(layout_.part)};
       groups_[group_count_ - 1].last = piece_count_;
       if (source == Piece::kX) input_groups_ = group_count_;
       from += count;
@@ -220,8 +101,7 @@ GateTile ForwardGroup::tile_of(std::size_t block, PieceGroup pieces, const Forwa
 // Four rows use vectors of 64 bytes up faster than a second-level cache brings them. More rows with all four gates
 // would have more sums than there are registers, so there a chunk's rows take two gates at a time.
 void ForwardGroup::multiply_rows(const GateTile& tile, std::size_t rows) const {
-  const bool far = sizeof(Floats) == 64 && layout_.block * sizeof(Real) > kNearBytes;
-  if (far && layer_.gates() == 4 && rows > tile_rows(4)) return tiles_of<2>(Halves{tile}, rows);
+  if (layout_.part < layer_.gates() && rows > tile_rows(4)) return tiles_of<2>(Halves{tile}, rows);
   tiles(tile, rows, layer_.gates());
 }
 
@@ -279,9 +159,26 @@ void ForwardGroup::multiply_inputs(std::size_t s) {
   }
 }
 
+// Lets the tile of chunk k fetch its share of the weights after those of group g of a step's i-th block. Groups are
+// taken for equally large: where they are not, what is fetched is not all that comes next.
+void ForwardGroup::fetch_ahead(GateTile& tile, std::size_t s, std::size_t i, std::size_t g, std::size_t k) const {
+  const std::size_t first = hoists() ? input_groups_ : 0;
+  const std::size_t begin = pieces_[groups_[first].first].at, each = (layout_.block - begin) / (group_count_ - first);
+  std::size_t next = g + 1;
+  if (next == group_count_) {
+    if (++i == layout_.blocks) return;
+    next = first;
+  }
+  const Real* const from = job_.packed + in_turn(s, i, layout_.blocks) * layout_.block + begin + (next - first) * each;
+  const std::size_t shares = job_.count < kFetching ? job_.count : kFetching;
+  tile.ahead = {reinterpret_cast<const char*>(from + each * k / shares), sizeof(Floats) / shares};
+  tile.ahead_vector = each * sizeof(Real) / shares / layer_.gates();
+}
+
 void ForwardGroup::step(std::size_t s) {
   if (single()) return single_step(s);
   const std::size_t first = hoists() ? input_groups_ : 0;
+  const bool far = job_.count > 1 && layout_.blocks * layout_.block * sizeof(Real) > 2 * kMiddleBytes;
   for (std::size_t i = 0; i < layout_.blocks; ++i) {
     const std::size_t block = in_turn(s, i, layout_.blocks);
     for (std::size_t g = first; g < group_count_; ++g)
@@ -289,7 +186,9 @@ void ForwardGroup::step(std::size_t s) {
         const ForwardRows& rows = rows_[k];
         if (!rows.active) continue;
         Real* gates = step_gates(rows, s, block);
-        multiply_block(block, groups_[g], rows, g == 0, true, gates);
+        GateTile tile = tile_of(block, groups_[g], rows, g == 0, true, gates);
+        if (far && k < kFetching) fetch_ahead(tile, s, i, g, k);
+        multiply_rows(tile, rows.active);
         if (g + 1 == group_count_) cell(rows, s, block, gates, Stage::kWhole);
       }
   }

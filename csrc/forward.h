@@ -9,10 +9,11 @@
 namespace gatewise {
 namespace GATEWISE_ISA {
 
-// A run of products with the same source: `count` words from `from`, at `at` in a block's weights.
+// A run of products with the same source: `count` words from `from`, whose lines are at `at` in a block's weights, the
+// second parts of lines at `rest`.
 struct Piece {
   enum Source : std::size_t { kX, kHidden, kSeen } source;
-  std::size_t from, count, at;
+  std::size_t from, count, at, rest;
 };
 
 // Pieces first <= p < last are multiplied while their weights stay in the second-level cache.
@@ -129,6 +130,8 @@ class ForwardGroup {
   Real* step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const;
 
   void multiply_inputs(std::size_t s);
+
+  void fetch_ahead(GateTile& tile, std::size_t s, std::size_t i, std::size_t g, std::size_t k) const;
 
   void step(std::size_t s);
 

@@ -4,9 +4,6 @@
 namespace gatewise {
 namespace GATEWISE_ISA {
 
-// What a second-level cache holds.
-constexpr std::size_t kMiddleBytes = std::size_t{512} << 10;
-
 // Weights from beyond it are shared by all chunks, block by block; else, or where not even one block would stay there,
 // each chunk's gates had better be near.
 void ForwardGroup::normalised_step(std::size_t s) {

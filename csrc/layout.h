@@ -10,7 +10,12 @@
 namespace gatewise {
 namespace GATEWISE_ISA {
 
+constexpr std::size_t kMiddleBytes = std::size_t{512} << 10;  // what a second-level cache holds
 constexpr std::size_t kPanel = 3;  // the most vectors of a panel of outputs: four rows of them fill the registers
+
+// With vectors of 64 bytes four of a line lie in two parts, so that a tile which takes two of them reads all that lies
+// there: from behind the first-level cache that is 1.1 to 1.18 times as fast as to leave out every second pair.
+constexpr std::size_t kPart = sizeof(Floats) == 64 ? 2 : kGates;
 
 inline std::size_t vectors(std::size_t width) { return (width + kWidth - 1) / kWidth; }
 inline std::size_t lanes_of(std::size_t block, std::size_t width) {
@@ -34,6 +39,7 @@ struct Layout {
       : blocks(vectors(layer.hidden)),
         padded(blocks * kWidth),
         line(layer.gates() * kWidth),
+        part(layer.gates() == kGates ? kPart : layer.gates()),
         seen_depth(layer.seen_count * layer.hidden) {
     for (std::size_t i = 0; i < layer.seen_count; ++i) {
       const std::size_t end = layer.row.slot(layer.seen[i]) + 1;
@@ -49,14 +55,24 @@ struct Layout {
     dm = {blocks, layer.projected ? layer.width() : 0};
   }
 
-  // Packed for forward: for each block [bias | x | h | seen], each [words][line]; then the vectors below; then the
-  // projections.
-  std::size_t blocks, padded, line, seen_depth;
+  // Packed for forward: for each block [bias | x | h | seen], each [parts of a line][words][vectors of a part], the
+  // bias [line]; then the vectors below; then the projections.
+  std::size_t blocks, padded, line;
+  std::size_t part;  // vectors of a part, the last of which may have fewer
+  std::size_t seen_depth;
   std::size_t seen_vectors = 0;  // gates of a block that the gates of the step before reach
   std::size_t block = 0;
   std::size_t x_at() const { return line; }
   std::size_t h_at(const Layer& layer) const { return line * (1 + words(layer.inputs)); }
   std::size_t seen_at(const Layer& layer) const { return h_at(layer) + line * words(layer.recurrent()); }
+  // Where vector v begins among `count` words of lines of `width` vectors, and how far the next word's is.
+  std::size_t vector_at(std::size_t v, std::size_t count) const {
+    return (v / part * part * count + v % part) * kWidth;
+  }
+  std::size_t vector_line(std::size_t v, std::size_t width) const {
+    const std::size_t left = width - v / part * part;
+    return (left < part ? left : part) * kWidth;
+  }
   std::size_t peep_at(Gate gate) const { return blocks * block + gate * padded; }
   std::size_t gain_at(bool recurrent) const { return blocks * block + kGates * padded + recurrent * blocks * line; }
   std::size_t cell_gain_at(bool bias) const { return gain_at(true) + blocks * line + bias * padded; }

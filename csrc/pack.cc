@@ -35,24 +35,26 @@ void copy_vector(const Real* from, std::size_t width, std::size_t padded, Real* 
 }
 
 void pack_block(const Layer& layer, const Layout& layout, const Weights& weights, std::size_t block, Real* to) {
-  const std::size_t lanes = lanes_of(block, layer.hidden), line = layout.line;
+  const std::size_t lanes = lanes_of(block, layer.hidden);
+  const auto put = [&](const Real* rows, std::size_t columns, std::size_t slot, std::size_t width, Real* at) {
+    transpose_in(rows, columns, lanes, at + layout.vector_at(slot, words(columns)), layout.vector_line(slot, width));
+  };
   for (const Gate gate : kEvery) {
     if (!layer.row.learned(gate)) continue;
     const std::size_t row = layer.order[gate] * layer.hidden + block * kWidth;
-    Real* at = to + layer.row.slot(gate) * kWidth;
+    const std::size_t slot = layer.row.slot(gate);
     Floats bias = {};
     if (layer.bias) bias = load_some(weights[kBiasIh] + row, lanes) + load_some(weights[kBiasHh] + row, lanes);
-    store(at, bias);
-    transpose_in(weights[kWeightIh] + row * layer.inputs, layer.inputs, lanes, at + layout.x_at(), line);
-    transpose_in(weights[kWeightHh] + row * layer.recurrent(), layer.recurrent(), lanes, at + layout.h_at(layer), line);
+    store(to + slot * kWidth, bias);
+    put(weights[kWeightIh] + row * layer.inputs, layer.inputs, slot, layer.gates(), to + layout.x_at());
+    put(weights[kWeightHh] + row * layer.recurrent(), layer.recurrent(), slot, layer.gates(), to + layout.h_at(layer));
   }
   if (!layer.seen_count) return;
-  const std::size_t seen_line = layout.seen_vectors * kWidth;
-  Real* seen = to + layout.seen_at(layer);
-  std::memset(seen, 0, words(layout.seen_depth) * seen_line * sizeof(Real));
+  Real* const seen = to + layout.seen_at(layer);
+  std::memset(seen, 0, words(layout.seen_depth) * layout.seen_vectors * kWidth * sizeof(Real));
   for (std::size_t i = 0; i < layer.seen_count; ++i)
-    transpose_in(weights[kWeightGates] + (i * layer.hidden + block * kWidth) * layout.seen_depth, layout.seen_depth,
-                 lanes, seen + layer.row.slot(layer.seen[i]) * kWidth, seen_line);
+    put(weights[kWeightGates] + (i * layer.hidden + block * kWidth) * layout.seen_depth, layout.seen_depth,
+        layer.row.slot(layer.seen[i]), layout.seen_vectors, seen);
 }
 
 void pack_gains(const Layer& layer, const Layout& layout, const Weights& weights, Real* packed) {

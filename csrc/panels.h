@@ -20,6 +20,7 @@ struct PanelTile {
   std::size_t first = 0, last = 0;  // of the depth, in elements or units
   const Real* from = nullptr;       // what the sums start from, laid out as `to`; null for zeros
   Real* to = nullptr;
+  Ahead ahead = {};  // for each line, unless its stride is 0
 
   template <std::size_t kRows, std::size_t kVectors>
   void run(std::size_t row) const {
@@ -28,17 +29,19 @@ struct PanelTile {
     if (rows) {
       const Real* at[kRows];
       for (std::size_t r = 0; r < kRows; ++r) at[r] = rows[row + r] + first;
-      multiply<kVectors, kVectors>(sum, at, panel + first * kVectors * kWidth, last - first);
+      multiply<kVectors>(sum, at, Lines<kVectors>{panel + first * kVectors * kWidth}, last - first, NoneAhead());
     } else {
       const Real* const at = lines + row * line * kWidth;
       const Real* const weights = panel + first * gates * kVectors * kWidth;
       // Known numbers make better code; the last one is for everything else.
-      if (gates == 4 && line == 4)
-        multiply_gates(sum, at, 4, block, 4, weights, first, last);
+      if (gates == 4 && line == 4 && !row && ahead.stride)
+        multiply_gates(sum, at, 4, block, 4, weights, first, last, ahead);
+      else if (gates == 4 && line == 4)
+        multiply_gates(sum, at, 4, block, 4, weights, first, last, NoneAhead());
       else if (gates == 3 && line == 3)
-        multiply_gates(sum, at, 3, block, 3, weights, first, last);
+        multiply_gates(sum, at, 3, block, 3, weights, first, last, NoneAhead());
       else
-        multiply_gates(sum, at, line, block, gates, weights, first, last);
+        multiply_gates(sum, at, line, block, gates, weights, first, last, NoneAhead());
     }
     store_tile<kRows, kVectors>(sum, to + row * kWidth, kWidth, kVectorStride);
   }
@@ -68,8 +71,8 @@ void two_panels(const PanelTile& one, const PanelTile& two) {
 #pragma GCC unroll 4
       for (std::size_t gate = 0; gate < one.gates; ++gate) {
         const auto value = [&](std::size_t) { return broadcast(lines[gate * kWidth + lane]); };
-        add_products<kFirst>(a, panel_a, value);
-        add_products<kSecond>(b, panel_b, value);
+        add_products<kFirst>(a, [&](std::size_t v) { return load(panel_a + v * kWidth); }, value);
+        add_products<kSecond>(b, [&](std::size_t v) { return load(panel_b + v * kWidth); }, value);
         panel_a += kFirst * kWidth;
         panel_b += kSecond * kWidth;
       }
@@ -100,6 +103,7 @@ inline void panel_products(const Panels& shape, const Real* packed, const PanelC
                            std::size_t gates) {
   const std::size_t per_unit = gates ? gates : 1;
   const std::size_t depth = shape.depth / per_unit, stride = kDepth / per_unit / kWidth * kWidth;
+  const bool far = count > 1 && shape.size() * sizeof(Real) > kMiddleBytes;
   const bool single = count == 1 && chunks[0].active == 1 && chunks[0].lines;
   for (std::size_t p = 0, taken = 1; p < shape.count(); p += taken) {
     // A matrix of more than one panel has none narrower than two vectors.
@@ -116,8 +120,17 @@ inline void panel_products(const Panels& shape, const Real* packed, const PanelC
         two_panels(tile_of(chunks[0], p), shape.vectors_of(p), tile_of(chunks[0], p + 1), shape.vectors_of(p + 1));
         continue;
       }
-      for (std::size_t k = 0; k < count; ++k)
-        if (chunks[k].active) tiles(tile_of(chunks[k], p), chunks[k].active, shape.vectors_of(p));
+      // The chunks share out what comes next, which lies behind what they use.
+      const std::size_t line = shape.vectors_of(p) * sizeof(Floats), bytes = (last - first) * per_unit * line;
+      const std::size_t shares = count < kFetching ? count : kFetching;
+      for (std::size_t k = 0; k < count; ++k) {
+        if (!chunks[k].active) continue;
+        PanelTile tile = tile_of(chunks[k], p);
+        if (far && k < shares)
+          tile.ahead = {reinterpret_cast<const char*>(tile.panel) + last * per_unit * line + bytes * k / shares,
+                        line / shares};
+        tiles(tile, chunks[k].active, shape.vectors_of(p));
+      }
     }
   }
 }

@@ -32,8 +32,9 @@ struct OuterTile {
     const Real* const from = strip + column;
 #pragma GCC unroll 2
     for (std::size_t i = 0; i < count; ++i)
-      add_products<kVectors>(sum, lines + i * kVectors * kWidth,
-                             [&](std::size_t k) { return broadcast(from[i * kStrip + k]); });
+      add_products<kVectors>(
+          sum, [&](std::size_t v) { return Lines<kVectors>{lines}(i, v); },
+          [&](std::size_t k) { return broadcast(from[i * kStrip + k]); });
 #pragma GCC unroll 8
     for (std::size_t k = 0; k < kColumns; ++k)
 #pragma GCC unroll 4

@@ -37,6 +37,8 @@ LARGE: list[tuple[str | Cell, tuple[int, int, int, int], dict[str, Any]]] = [
     ("lstm", (3, 33, 130, 130), {"lengths": (3, 0, 2) * 11, "layer_norm": True}),
     ("slstm", (5, 33, 5, 100), {"lengths": (5, 0, 3) * 11, "reset": "some"}),
     ("lstm", (24, 40, 9, 161), {"proj_size": 33}),
+    ("lstm", (2, 19, 1500, 49), {"lengths": (2, 0, 1, 2, 2) * 3 + (1, 2, 0, 2)}),
+    ("fgr", (2, 19, 17, 200), {}),
 ]
 
 

@@ -14,7 +14,7 @@ from gatewise import _native
 from gatewise.errors import InputError
 from gatewise.format import atomic_file
 
-_LAYOUT = 1
+_LAYOUT = 2
 """Changes whenever the core's packing does."""
 
 

@@ -16,6 +16,7 @@ void ForwardGroup::run() {
   only_norm_ = layer_.layer_norm && !has_options_but_norm(layer_, *job_.sequence);
   point_ = forward_point(layer_.row, options_);
   plan_pieces();
+  plan_fetching();
   begin();
   for (std::size_t s = job_.first; s < job_.last; ++s) {
     if (job_.watch.stopped()) return;
@@ -159,38 +160,46 @@ void ForwardGroup::multiply_inputs(std::size_t s) {
   }
 }
 
-// Lets the tile of chunk k fetch its share of the weights after those of group g of a step's i-th block. Groups are
-// taken for equally large: where they are not, what is fetched is not all that comes next.
-void ForwardGroup::fetch_ahead(GateTile& tile, std::size_t s, std::size_t i, std::size_t g, std::size_t k) const {
+// How chunks share out the weights of a group. Groups are taken for equally large: where they are not, what is fetched
+// is not all that comes next.
+void ForwardGroup::plan_fetching() {
+  const std::size_t chunks = job_.count < kFetching ? job_.count : kFetching;
+  if (chunks < 2 || layout_.blocks * layout_.block * sizeof(Real) <= 2 * kMiddleBytes) return;
   const std::size_t first = hoists() ? input_groups_ : 0;
-  const std::size_t begin = pieces_[groups_[first].first].at, each = (layout_.block - begin) / (group_count_ - first);
-  std::size_t next = g + 1;
-  if (next == group_count_) {
-    if (++i == layout_.blocks) return;
-    next = first;
-  }
-  const Real* const from = job_.packed + in_turn(s, i, layout_.blocks) * layout_.block + begin + (next - first) * each;
-  const std::size_t shares = job_.count < kFetching ? job_.count : kFetching;
-  tile.ahead = {reinterpret_cast<const char*>(from + each * k / shares), sizeof(Floats) / shares};
-  tile.ahead_vector = each * sizeof(Real) / shares / layer_.gates();
+  fetch_.begin = pieces_[groups_[first].first].at;
+  fetch_.group = (layout_.block - fetch_.begin) / (group_count_ - first);
+  fetch_.share = fetch_.group / chunks;
+  fetch_.vector = fetch_.share / layer_.gates() * sizeof(Real);
+  fetch_.stride = sizeof(Floats) / chunks;
+  fetch_.chunks = chunks;
+}
+
+// Lets the tile of chunk k fetch its share of the `next` group's weights in a step's i-th block.
+void ForwardGroup::fetch_ahead(GateTile& tile, std::size_t s, std::size_t i, std::size_t next, std::size_t k) const {
+  const std::size_t at = fetch_.begin + next * fetch_.group + k * fetch_.share;
+  const Real* const from = job_.packed + in_turn(s, i, layout_.blocks) * layout_.block + at;
+  tile.ahead = {reinterpret_cast<const char*>(from), fetch_.stride};
+  tile.ahead_vector = fetch_.vector;
 }
 
 void ForwardGroup::step(std::size_t s) {
   if (single()) return single_step(s);
   const std::size_t first = hoists() ? input_groups_ : 0;
-  const bool far = job_.count > 1 && layout_.blocks * layout_.block * sizeof(Real) > 2 * kMiddleBytes;
   for (std::size_t i = 0; i < layout_.blocks; ++i) {
     const std::size_t block = in_turn(s, i, layout_.blocks);
-    for (std::size_t g = first; g < group_count_; ++g)
+    for (std::size_t g = first; g < group_count_; ++g) {
+      const bool last = g + 1 == group_count_;
       for (std::size_t k = 0; k < job_.count; ++k) {
         const ForwardRows& rows = rows_[k];
         if (!rows.active) continue;
         Real* gates = step_gates(rows, s, block);
         GateTile tile = tile_of(block, groups_[g], rows, g == 0, true, gates);
-        if (far && k < kFetching) fetch_ahead(tile, s, i, g, k);
+        if (k < fetch_.chunks && !last) fetch_ahead(tile, s, i, g + 1 - first, k);
+        if (k < fetch_.chunks && last && i + 1 < layout_.blocks) fetch_ahead(tile, s, i + 1, 0, k);
         multiply_rows(tile, rows.active);
-        if (g + 1 == group_count_) cell(rows, s, block, gates, Stage::kWhole);
+        if (last) cell(rows, s, block, gates, Stage::kWhole);
       }
+    }
   }
 }
 

@@ -21,6 +21,13 @@ struct PieceGroup {
   std::size_t first, last;
 };
 
+// What the tiles of the first `chunks` chunks fetch of the weights that come next: numbers to where the groups of a
+// block begin, in a group and in a share of one, bytes in a share's part for each vector of a line and for each of its
+// words.
+struct Fetching {
+  std::size_t chunks = 0, begin = 0, group = 0, share = 0, vector = 0, stride = 0;
+};
+
 // Blocks are taken to and fro: what a step used last is still in a near cache when the next one begins.
 inline std::size_t in_turn(std::size_t step, std::size_t i, std::size_t count) { return step % 2 ? count - 1 - i : i; }
 
@@ -131,7 +138,8 @@ class ForwardGroup {
 
   void multiply_inputs(std::size_t s);
 
-  void fetch_ahead(GateTile& tile, std::size_t s, std::size_t i, std::size_t g, std::size_t k) const;
+  void plan_fetching();
+  void fetch_ahead(GateTile& tile, std::size_t s, std::size_t i, std::size_t next, std::size_t k) const;
 
   void step(std::size_t s);
 
@@ -170,6 +178,7 @@ class ForwardGroup {
   PieceGroup groups_[kMaxPieces + 4];
   std::size_t piece_count_ = 0, group_count_ = 0;
   std::size_t input_groups_ = 0;  // groups with pieces of x
+  Fetching fetch_;
 };
 
 }  // namespace GATEWISE_ISA

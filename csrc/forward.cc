@@ -161,7 +161,8 @@ void ForwardGroup::multiply_inputs(std::size_t s) {
 }
 
 // How chunks share out the weights of a group. Groups are taken for equally large: where they are not, what is fetched
-// is not all that comes next.
+// is not all that comes next. Weights of half a megabyte to one are still near enough for hints to cost what they
+// bring.
 void ForwardGroup::plan_fetching() {
   const std::size_t chunks = job_.count < kFetching ? job_.count : kFetching;
   if (chunks < 2 || layout_.blocks * layout_.block * sizeof(Real) <= 2 * kMiddleBytes) return;

@@ -1,6 +1,8 @@
 // Pre-activations of a block: tiles of some rows' gates, and a single row's.
 #pragma once
 
+#include <type_traits>
+
 #include "forward.h"
 #if defined(GATEWISE_HALVES)
 #include "halved.h"

@@ -143,29 +143,39 @@ PanelChunk BackwardGroup::chunk_of(const BackwardRows& rows, Real* lines, Real* 
 }
 
 void BackwardGroup::input_gradients() {
-  const Real* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
   for (std::size_t k = 0; k < job_.count; ++k) {
-    const BackwardRows& rows = rows_[k];
-    const Chunk& chunk = *rows.chunk;
+    const Chunk& chunk = *rows_[k].chunk;
     const std::size_t end = job_.last < chunk.steps() ? job_.last : chunk.steps();
-    for (std::size_t s = job_.first; s < end;) {
-      const std::size_t active = chunk.active(s);
-      std::size_t last = s + 1;
-      while (active == 1 && last < end && last < s + kChunk && chunk.active(last) == 1) ++last;
-      const auto window =
-          static_cast<std::size_t>(job_.place[chunk.index] + static_cast<std::ptrdiff_t>(chunk.offset(s)));
-      const bool single = active == 1;
-      const PanelChunk source = {.active = single ? last - s : active,
-                                 .lines = of_x + window * layout_.blocks * layout_.line,
-                                 .line = single ? layout_.blocks * layer_.gates() : layer_.gates(),
-                                 .block = active * layout_.line,
-                                 .to = rows.dx};
-      multiply_weights(kWeightIh, &source, 1);
-      for (std::size_t i = 0; i < source.active; ++i)
-        store_dx(rows, rows.dx + i * kWidth, single ? 0 : i, single ? s + i : s);
-      s = last;
+    for (std::size_t s = job_.first, last; s < end; s = last) {
+      for (last = s + 1; last < end && last < s + kAhead && chunk.active(last) == chunk.active(s);) ++last;
+      input_gradients(rows_[k], s, last);
     }
   }
+}
+
+// The same for steps s <= t < last of one chunk, which the same rows take.
+void BackwardGroup::input_gradients(const BackwardRows& rows, std::size_t s, std::size_t last) {
+  const Chunk& chunk = *rows.chunk;
+  const std::size_t active = chunk.active(s), steps = last - s, room = layout_.dx.vectors * kVectorStride;
+  const bool single = active == 1;
+  const auto window = static_cast<std::size_t>(job_.place[chunk.index] + static_cast<std::ptrdiff_t>(chunk.offset(s)));
+  const Real* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
+  PanelChunk sources[kAhead];
+  std::size_t count = 0;
+  for (std::size_t t = 0; t < steps; t += single ? kChunk : 1, ++count)
+    sources[count] = {.active = !single              ? active
+                                : steps - t < kChunk ? steps - t
+                                                     : kChunk,
+                      .lines = of_x + (window + t * active) * layout_.blocks * layout_.line,
+                      .line = single ? layout_.blocks * layer_.gates() : layer_.gates(),
+                      .block = active * layout_.line,
+                      .to = rows.dx + count * room};
+  multiply_weights(kWeightIh, sources, count);
+  for (std::size_t t = 0; t < steps; ++t)
+    for (std::size_t r = 0; r < active; ++r) {
+      const std::size_t at = single ? t / kChunk : t, row = single ? t % kChunk : r;
+      store_dx(rows, rows.dx + at * room + row * kWidth, r, s + t);
+    }
 }
 
 void BackwardGroup::store_dx(const BackwardRows& rows, const Real* from, std::size_t r, std::size_t s) const {

@@ -94,11 +94,12 @@ class BackwardGroup {
 
   PanelChunk chunk_of(const BackwardRows& rows, Real* lines, Real* to) const;
 
-  // With few rows the weights of x are not wanted at every step but once for many: the gradients of x come after all
+  // With few rows the weights of x are not wanted at every step but once for kAhead: the gradients of x come after all
   // steps. A single row's steps are the rows of a tile.
   bool few_rows() const { return sequence_.rows <= kFewRows; }
 
   void input_gradients();
+  void input_gradients(const BackwardRows& rows, std::size_t s, std::size_t last);
 
   void store_dx(const BackwardRows& rows, const Real* from, std::size_t r, std::size_t s) const;
 

@@ -124,40 +124,48 @@ Real* ForwardGroup::step_gates(const ForwardRows& rows, std::size_t s, std::size
   return rows.gates + (at * layout_.blocks + block * chunk.active(s)) * layout_.line;
 }
 
-// Begins the pre-activations of the steps from s on with the products with x. A single row's steps are the rows of a
-// tile.
+// Begins the pre-activations of the steps from s on with the products with x, block by block: its weights stay near for
+// all steps. The rows of a tile are those of a step, or the steps of a row, whichever are more.
 void ForwardGroup::multiply_inputs(std::size_t s) {
   for (std::size_t k = 0; k < job_.count; ++k) {
     ForwardRows rows = rows_[k];
     const Chunk& chunk = *rows.chunk;
     std::size_t end = s + kAhead < job_.last ? s + kAhead : job_.last;
     end = end < chunk.steps() ? end : chunk.steps();
-    for (std::size_t t = s; t < end;) {
+    for (std::size_t t = s, last; t < end; t = last) {
       rows.active = chunk.active(t);
-      std::size_t last = t + 1;
-      while (rows.active == 1 && last < end && chunk.active(last) == 1) ++last;
-      const Real* x[kAhead > kChunk ? kAhead : kChunk];
-      std::size_t count = 0;
-      for (std::size_t u = t; u < last; ++u)
-        for (std::size_t r = 0; r < rows.active; ++r)
-          x[count++] = job_.sequence->x.at(chunk.time(r, u, job_.sequence->reverse), chunk.row[r]);
-      for (std::size_t block = 0; block < layout_.blocks; ++block) {
-        const Real* packed = job_.packed + block * layout_.block;
-        const GateTile tile = {pieces_,
-                               0,
-                               groups_[input_groups_ - 1].last,
-                               {x, nullptr, nullptr},
-                               packed,
-                               true,
-                               packed,
-                               step_gates(rows, t, block),
-                               rows.active == 1 ? layout_.blocks * layout_.line : layout_.line,
-                               layout_.seen_vectors};
-        multiply_rows(tile, count);
-      }
-      t = last;
+      for (last = t + 1; last < end && chunk.active(last) == rows.active;) ++last;
+      multiply_inputs(rows, t, last);
     }
   }
+}
+
+// The same for steps t <= u < last of one chunk, which the same rows take.
+void ForwardGroup::multiply_inputs(const ForwardRows& rows, std::size_t t, std::size_t last) {
+  const Chunk& chunk = *rows.chunk;
+  const std::size_t active = rows.active, steps = last - t, line = layout_.line;
+  const bool across = steps > active;
+  const std::size_t high = across ? steps : active, count = across ? active : steps;
+  const Real* x[kAhead * kChunk];
+  for (std::size_t r = 0; r < active; ++r)
+    for (std::size_t u = t; u < last; ++u)
+      x[across ? r * steps + u - t : (u - t) * active + r] =
+          job_.sequence->x.at(chunk.time(r, u, job_.sequence->reverse), chunk.row[r]);
+  for (std::size_t block = 0; block < layout_.blocks; ++block)
+    for (std::size_t i = 0; i < count; ++i) {
+      const Real* packed = job_.packed + block * layout_.block;
+      const GateTile tile = {pieces_,
+                             0,
+                             groups_[input_groups_ - 1].last,
+                             {x + i * high, nullptr, nullptr},
+                             packed,
+                             true,
+                             packed,
+                             across ? step_gates(rows, t, block) + i * line : step_gates(rows, t + i, block),
+                             across ? layout_.blocks * active * line : line,
+                             layout_.seen_vectors};
+      multiply_rows(tile, high);
+    }
 }
 
 // How chunks share out the weights of a group. Groups are taken for equally large: where they are not, what is fetched

@@ -65,7 +65,7 @@ constexpr std::size_t kMaxPieces = 64;
 // With so few rows a step is over before its weights have come from the cache: the products with x of several steps are
 // formed together, so that only the recurrent weights are wanted at every step.
 constexpr std::size_t kFewRows = 16;
-constexpr std::size_t kAhead = 16;
+constexpr std::size_t kAhead = 32;
 
 class ForwardGroup {
  public:
@@ -137,6 +137,7 @@ class ForwardGroup {
   Real* step_gates(const ForwardRows& rows, std::size_t s, std::size_t block) const;
 
   void multiply_inputs(std::size_t s);
+  void multiply_inputs(const ForwardRows& rows, std::size_t t, std::size_t last);
 
   void plan_fetching();
   void fetch_ahead(GateTile& tile, std::size_t s, std::size_t i, std::size_t next, std::size_t k) const;

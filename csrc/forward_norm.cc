@@ -23,9 +23,8 @@ void ForwardGroup::multiply_apart(const ForwardRows& rows, std::size_t s, std::s
   if (!rows.active) return;
   std::size_t of_x = 0;
   while (of_x < piece_count_ && pieces_[of_x].source == Piece::kX) ++of_x;
-  multiply_block(block, {0, of_x}, rows, true, false, normed(rows, job_.saved.norm_x, rows.norm_x, s, block));
-  multiply_block(block, {of_x, piece_count_}, rows, true, false,
-                 normed(rows, job_.saved.norm_h, rows.norm_h, s, block));
+  multiply_block(block, {0, of_x}, rows, true, false, normed(rows, nullptr, rows.norm_x, s, block));
+  multiply_block(block, {of_x, piece_count_}, rows, true, false, normed(rows, nullptr, rows.norm_h, s, block));
 }
 
 void ForwardGroup::normalised_cells(const ForwardRows& rows, std::size_t s) const {
@@ -56,8 +55,10 @@ Real* ForwardGroup::normed(const ForwardRows& rows, Real* kept, Real* scratch, s
 // One row's pre-activations from its two products, which are left normalised where they are kept.
 void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const {
   const std::size_t line = layout_.line, stride = rows.active * line;
-  Real* const x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
-  Real* const h = normed(rows, job_.saved.norm_h, rows.norm_h, s, 0) + r * line;
+  Real* const x = normed(rows, nullptr, rows.norm_x, s, 0) + r * line;
+  Real* const h = normed(rows, nullptr, rows.norm_h, s, 0) + r * line;
+  Real* const kept_x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
+  Real* const kept_h = normed(rows, job_.saved.norm_h, rows.norm_h, s, 0) + r * line;
   Real* const pre = normed(rows, job_.saved.gates, rows.gates, s, 0) + r * line;
   const bool keeps = job_.saved.norm_x;
   Moments of_x, of_h;
@@ -79,8 +80,8 @@ void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t
       const Floats nx = (load(x + at) * of_x.scale - of_x.mean) * of_x.rstd;
       const Floats nh = (load(h + at) * of_h.scale - of_h.mean) * of_h.rstd;
       if (keeps) {
-        store(x + at, nx);
-        store(h + at, nh);
+        store(kept_x + at, nx);
+        store(kept_h + at, nh);
       }
       store(pre + at, fma(nx, load(gain_x + v), nh * load(gain_h + v)) + load(bias + v));
     }

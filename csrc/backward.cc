@@ -146,14 +146,15 @@ void BackwardGroup::input_gradients() {
   for (std::size_t k = 0; k < job_.count; ++k) {
     const Chunk& chunk = *rows_[k].chunk;
     const std::size_t end = job_.last < chunk.steps() ? job_.last : chunk.steps();
-    for (std::size_t s = job_.first, last; s < end; s = last) {
-      for (last = s + 1; last < end && last < s + kAhead && chunk.active(last) == chunk.active(s);) ++last;
+    for (std::size_t s = job_.first, last = s; s < end; s = last) {
+      while (last < end && last < s + kAhead && chunk.active(last) == chunk.active(s)) ++last;
       input_gradients(rows_[k], s, last);
     }
   }
 }
 
-// The same for steps s <= t < last of one chunk, which the same rows take.
+// The same for steps s <= t < last of one chunk, which the same rows take. A single row's steps are the rows of a tile;
+// those of several rows would push each other out of the first-level cache, whole pages apart.
 void BackwardGroup::input_gradients(const BackwardRows& rows, std::size_t s, std::size_t last) {
   const Chunk& chunk = *rows.chunk;
   const std::size_t active = chunk.active(s), steps = last - s, room = layout_.dx.vectors * kVectorStride;
@@ -162,19 +163,19 @@ void BackwardGroup::input_gradients(const BackwardRows& rows, std::size_t s, std
   const Real* const of_x = layer_.layer_norm ? job_.saved.norm_x : job_.saved.gates;
   PanelChunk sources[kAhead];
   std::size_t count = 0;
-  for (std::size_t t = 0; t < steps; t += single ? kChunk : 1, ++count)
-    sources[count] = {.active = !single              ? active
-                                : steps - t < kChunk ? steps - t
-                                                     : kChunk,
+  for (std::size_t t = 0; t < steps; t += single ? kChunk : 1, ++count) {
+    const std::size_t left = steps - t < kChunk ? steps - t : kChunk;
+    sources[count] = {.active = single ? left : active,
                       .lines = of_x + (window + t * active) * layout_.blocks * layout_.line,
                       .line = single ? layout_.blocks * layer_.gates() : layer_.gates(),
                       .block = active * layout_.line,
                       .to = rows.dx + count * room};
+  }
   multiply_weights(kWeightIh, sources, count);
   for (std::size_t t = 0; t < steps; ++t)
     for (std::size_t r = 0; r < active; ++r) {
-      const std::size_t at = single ? t / kChunk : t, row = single ? t % kChunk : r;
-      store_dx(rows, rows.dx + at * room + row * kWidth, r, s + t);
+      const std::size_t source = single ? t / kChunk : t, row = single ? t % kChunk : r;
+      store_dx(rows, rows.dx + source * room + row * kWidth, r, s + t);
     }
 }
 

@@ -94,8 +94,8 @@ class BackwardGroup {
 
   PanelChunk chunk_of(const BackwardRows& rows, Real* lines, Real* to) const;
 
-  // With few rows the weights of x are not wanted at every step but once for kAhead: the gradients of x come after all
-  // steps. A single row's steps are the rows of a tile.
+  // With few rows the weights of x are not wanted at every step but once for up to kAhead of them: the gradients of x
+  // come after all steps.
   bool few_rows() const { return sequence_.rows <= kFewRows; }
 
   void input_gradients();

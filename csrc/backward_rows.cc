@@ -12,7 +12,8 @@ void BackwardGroup::take(BackwardRows& rows, Scratch& scratch) {
   rows.c_old = rows.staged, rows.old_block = rows.old_plane = 0;
   rows.dm = scratch.take(layer_.projected ? plane() : 0);
   rows.carry = scratch.take(sequence_.h_mask ? layout_.dh.vectors * kVectorStride : 0);
-  rows.dx = scratch.take((few_rows() ? kAhead : 1) * layout_.dx.vectors * kVectorStride);
+  const std::size_t ahead = sequence_.steps < kAhead ? sequence_.steps : kAhead;
+  rows.dx = scratch.take((few_rows() ? ahead : 1) * layout_.dx.vectors * kVectorStride);
   const std::size_t normed = layer_.layer_norm ? plane() : 0;
   rows.hat = scratch.take(normed);
   rows.normalised = scratch.take(normed);

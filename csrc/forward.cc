@@ -39,7 +39,8 @@ void ForwardGroup::take(Scratch& scratch) {
     const std::size_t block = kChunk * layout_.line;
     rows.c = scratch.take((layer_.plain_states() - 1) * plane());
     const std::size_t most = job_.sequence->rows < kChunk ? job_.sequence->rows : kChunk;
-    const std::size_t ahead = kAhead * layout_.blocks * most * layout_.line;
+    const std::size_t steps = job_.sequence->steps < kAhead ? job_.sequence->steps : kAhead;
+    const std::size_t ahead = steps * layout_.blocks * most * layout_.line;
     const std::size_t one = layout_.blocks * layout_.line > block ? layout_.blocks * layout_.line : block;
     rows.gates = scratch.take(hoists() ? ahead : layer_.layer_norm ? layout_.blocks * block : one);
     rows.masked = scratch.take(job_.sequence->recurrent_mask ? kChunk * layer_.recurrent() : 0);
@@ -132,9 +133,9 @@ void ForwardGroup::multiply_inputs(std::size_t s) {
     const Chunk& chunk = *rows.chunk;
     std::size_t end = s + kAhead < job_.last ? s + kAhead : job_.last;
     end = end < chunk.steps() ? end : chunk.steps();
-    for (std::size_t t = s, last; t < end; t = last) {
+    for (std::size_t t = s, last = t; t < end; t = last) {
       rows.active = chunk.active(t);
-      for (last = t + 1; last < end && chunk.active(last) == rows.active;) ++last;
+      while (last < end && chunk.active(last) == rows.active) ++last;
       multiply_inputs(rows, t, last);
     }
   }

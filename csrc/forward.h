@@ -51,7 +51,7 @@ struct ForwardRows {
   Real* trace[kTraces][kChunk];
   Real* seen[kGates][kChunk];
   Real* c;          // planes of [blocks][kChunk][kWidth]
-  Real* gates;      // of a block, where nothing is kept
+  Real* gates;      // of a block, or of steps formed ahead, where nothing is kept
   Real* masked;     // [kChunk][R]
   Real* seen_rows;  // [kChunk][seen] of two steps, then after a reset
   Real* m_rows;     // [kChunk][padded]
@@ -62,8 +62,9 @@ struct ForwardRows {
 };
 
 constexpr std::size_t kMaxPieces = 64;
-// With so few rows a step is over before its weights have come from the cache: the products with x of several steps are
-// formed together, so that only the recurrent weights are wanted at every step.
+// With so few rows a step is over before its weights have come from the cache: the products with x of several steps,
+// and in backward those with the weights of x, are formed together, so that only the recurrent weights are wanted at
+// every step. More steps than kAhead gain nothing that could be measured, and their gates have to be fetched again.
 constexpr std::size_t kFewRows = 16;
 constexpr std::size_t kAhead = 32;
 

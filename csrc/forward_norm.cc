@@ -18,13 +18,15 @@ void ForwardGroup::normalised_step(std::size_t s) {
   }
 }
 
-// The products with x and with h, which are normalised each by itself.
+// The products with x and with h, which are normalised each by itself. In scratch, though they may be kept: tiles that
+// are stored far away keep the weights waiting.
 void ForwardGroup::multiply_apart(const ForwardRows& rows, std::size_t s, std::size_t block) const {
   if (!rows.active) return;
   std::size_t of_x = 0;
   while (of_x < piece_count_ && pieces_[of_x].source == Piece::kX) ++of_x;
-  multiply_block(block, {0, of_x}, rows, true, false, normed(rows, nullptr, rows.norm_x, s, block));
-  multiply_block(block, {of_x, piece_count_}, rows, true, false, normed(rows, nullptr, rows.norm_h, s, block));
+  const std::size_t at = block * rows.active * layout_.line;
+  multiply_block(block, {0, of_x}, rows, true, false, rows.norm_x + at);
+  multiply_block(block, {of_x, piece_count_}, rows, true, false, rows.norm_h + at);
 }
 
 void ForwardGroup::normalised_cells(const ForwardRows& rows, std::size_t s) const {
@@ -52,11 +54,11 @@ Real* ForwardGroup::normed(const ForwardRows& rows, Real* kept, Real* scratch, s
   return gates_at(rows, kept, scratch + block * rows.active * layout_.line, s, block);
 }
 
-// One row's pre-activations from its two products, which are left normalised where they are kept.
+// One row's pre-activations from its two products, whose normalised numbers backward wants.
 void ForwardGroup::normalise(const ForwardRows& rows, std::size_t s, std::size_t r) const {
   const std::size_t line = layout_.line, stride = rows.active * line;
-  Real* const x = normed(rows, nullptr, rows.norm_x, s, 0) + r * line;
-  Real* const h = normed(rows, nullptr, rows.norm_h, s, 0) + r * line;
+  Real* const x = rows.norm_x + r * line;
+  Real* const h = rows.norm_h + r * line;
   Real* const kept_x = normed(rows, job_.saved.norm_x, rows.norm_x, s, 0) + r * line;
   Real* const kept_h = normed(rows, job_.saved.norm_h, rows.norm_h, s, 0) + r * line;
   Real* const pre = normed(rows, job_.saved.gates, rows.gates, s, 0) + r * line;

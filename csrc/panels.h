@@ -89,7 +89,7 @@ inline void two_panels(const PanelTile& one, std::size_t width, const PanelTile&
 // How much of a panel's depth stays in the second-level cache while the rows of all chunks use it.
 constexpr std::size_t kDepth = 1024;
 
-// The source of one chunk's products and their destination.
+// The source of one chunk's products and their destination; of few rows, the sources are steps of one chunk.
 struct PanelChunk {
   std::size_t active = 0;
   const Real* const* rows = nullptr;

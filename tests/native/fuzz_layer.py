@@ -57,7 +57,8 @@ def run_layer(case: Draw) -> None:
 def drawn_problem(case: Draw) -> Problem:
     cell = case.choice([*EVERY, *EVERY, *SEEING])
     large = case.flag(0.04)
-    T, B = case.choice([case.randint(0, 9), case.randint(0, 30)]), case.choice([case.randint(0, 3), case.size(40)])
+    T = case.choice([case.randint(0, 9), case.randint(0, 30), case.randint(0, 70)])
+    B = case.choice([case.randint(0, 3), case.size(40)])
     D, H = case.size(40), case.size(72)
     if large:
         # Enough work for a team, and for several chunks and windows.

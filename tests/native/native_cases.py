@@ -29,8 +29,8 @@ FLUSHES = "smallest numbers"
 LARGE: list[tuple[str | Cell, tuple[int, int, int, int], dict[str, Any]]] = [
     ("lstm", (70, 1, 33, 17), {}),
     ("cifg", (70, 2, 33, 17), {}),
-    ("lstm", (40, 5, 33, 17), {"lengths": (40, 40, 33, 3, 0)}),
-    ("lstm", (6, 16, 33, 17), {}),
+    ("lstm", (40, 5, 33, 70), {"lengths": (40, 40, 33, 3, 0)}),
+    ("lstm", (6, 16, 33, 49), {}),
     ("lstm", (3, 9, 2300, 5), {}),
     ("fgr", (3, 2, 17, 350), {}),
     ("lstm", (2, 8, 100, 33), {}),

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
 from native_problem import check, check_same_bits, draw
 from native_rows import name_of
 from test_native_invariance import owned, picked
-from torch import Tensor
 
 from gatewise.spec import Cell
 
@@ -17,6 +17,10 @@ CASES: list[tuple[str | Cell, tuple[int, int], dict[str, Any]]] = [
     ("lstm", (70, 11), {"lengths": RAGGED}),
     ("lstm", (70, 3), {"lengths": (70, 36, 3)}),
     ("lstm", (6, 16), {}),
+    ("lstm", (40, 11), {"lengths": (40,) * 8 + (0,) * 3}),
+    ("lstm", (35, 3), {"dtype": torch.float64}),
+    ("rnn", (40, 3), {"lengths": (40, 33, 33)}),
+    ("slstm", (34, 3), {}),
     ("cifg", (40, 5), {"reset": "some", "start": True}),
     ("peephole", (33, 9), {"proj_size": 18}),
     ("fgr", (34, 2), {}),
@@ -43,7 +47,12 @@ def test_rows_have_the_bits_that_they_have_alone_and_among_many(
     T, B = sizes
     whole, lengths = problem.run(trace=False), wanted.get("lengths", (T,) * B)
     check_same_bits(problem.forward(), whole.values, problem.forward())
-    check_same_bits(problem.rows(list(range(B)) * (1 + 16 // B)).run(trace=False).values, repeated(whole.values, B))
+    which = list(range(B)) * (1 + 16 // B)  # no longer few
+    many = problem.rows(which).run(trace=False)
+    check_same_bits(many.values, {name: picked(name, value, which) for name, value in whole.values.items()})
+    check_same_bits(
+        many.gradients, {name: picked(name, whole.gradients[name], which) for name in owned(many)}, owned(many)
+    )
     for row in range(B):
         last = lengths[row]
         ours = problem.rows([row]).steps(0, last).run(trace=False)
@@ -55,6 +64,15 @@ def test_rows_have_the_bits_that_they_have_alone_and_among_many(
             check_same_bits({name: ours.gradients[name]}, {name: mine[:last] if name == "x" else mine})
 
 
-def repeated(values: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """The same for more rows than are few: each of them several times."""
-    return {name: picked(name, value, list(range(rows)) * (1 + 16 // rows)) for name, value in values.items()}
+@pytest.mark.usefixtures("isa")
+def test_windows_that_are_computed_again():
+    """So wide that backward takes three windows of 20 steps, in which rows end."""
+    lengths = (45, 44, 41, 40, 40, 39, 30, 21, 20, 20, 19, 19, 3, 1, 0, 0)
+    problem = draw("lstm", 45, 16, D, 400, "both", lengths=lengths)
+    whole = problem.run(trace=False)
+    again = problem.run(trace=False, save="states")
+    check_same_bits(again.values, whole.values)
+    check_same_bits(again.gradients, whole.gradients)
+    for row in (0, 2, 8, 13):
+        ours = problem.rows([row]).steps(0, lengths[row]).run(trace=False, save="states")
+        check_same_bits({"dx": ours.gradients["x"]}, {"dx": whole.gradients["x"][: lengths[row], [row]]})

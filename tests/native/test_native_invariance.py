@@ -119,7 +119,7 @@ DEEP: list[tuple[str, tuple[int, int, int, int], Any]] = [
     ("cifg", (70, 2, 33, 17), "backward"),
     ("lstm", (3, 9, 2300, 5), "forward"),
     ("fgr", (3, 2, 17, 350), "backward"),
-    ("lstm", (18, 2, 140, 17), "backward"),
+    ("lstm", (37, 2, 140, 17), "backward"),
 ]
 
 

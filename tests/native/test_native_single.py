@@ -14,7 +14,7 @@ from test_native_invariance import owned, picked, run_in_pieces
 
 from gatewise.spec import Cell
 
-T = 19  # more than the products with x are formed ahead
+T = 35  # more than the products with x are formed ahead
 SIZES = [(5, 20), (17, 7), (9, 33), (1, 1), (24, 64)]
 PROJECTED: list[tuple[str | Cell, dict[str, Any]]] = [("lstm", {"proj_size": 5, "nonrecurrent_proj_size": 3})]
 CASES: list[tuple[str | Cell, dict[str, Any]]] = [

@@ -157,7 +157,7 @@ class ForwardGroup {
 
   void normalised_step(std::size_t s);
 
-  void multiply_apart(const ForwardRows& rows, std::size_t s, std::size_t block) const;
+  void multiply_apart(const ForwardRows& rows, std::size_t block) const;
 
   void normalised_cells(const ForwardRows& rows, std::size_t s) const;
 

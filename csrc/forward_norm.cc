@@ -12,7 +12,7 @@ void ForwardGroup::normalised_step(std::size_t s) {
   for (std::size_t k = 0; k < job_.count; k += together) {
     for (std::size_t i = 0; i < layout_.blocks; ++i) {
       const std::size_t block = in_turn(s, i, layout_.blocks);
-      for (std::size_t each = k; each < k + together; ++each) multiply_apart(rows_[each], s, block);
+      for (std::size_t each = k; each < k + together; ++each) multiply_apart(rows_[each], block);
     }
     for (std::size_t each = k; each < k + together; ++each) normalised_cells(rows_[each], s);
   }
@@ -20,7 +20,7 @@ void ForwardGroup::normalised_step(std::size_t s) {
 
 // The products with x and with h, which are normalised each by itself. In scratch, though they may be kept: tiles that
 // are stored far away keep the weights waiting.
-void ForwardGroup::multiply_apart(const ForwardRows& rows, std::size_t s, std::size_t block) const {
+void ForwardGroup::multiply_apart(const ForwardRows& rows, std::size_t block) const {
   if (!rows.active) return;
   std::size_t of_x = 0;
   while (of_x < piece_count_ && pieces_[of_x].source == Piece::kX) ++of_x;

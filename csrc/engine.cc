@@ -5,22 +5,54 @@
 namespace gatewise {
 namespace {
 
-// All chunks through time. `weights` instead of packed blocks for a single row-step, or null.
+// A forward call, whose packed weights may come later.
 template <class Real>
-void run_forward(const Plan<Real>& plan, const Real* packed, const Real* const* weights, const Saved<Real>& saved,
-                 Real* scratches, Interrupt& interrupt) {
+struct Forward {
+  const Plan<Real>& plan;
+  const Real* packed;
+  const Real* const* unpacked;  // instead of packed blocks for a single row-step, or null
+  const Saved<Real>& saved;
+  Real* scratches;
   const std::vector<std::ptrdiff_t> place = places(plan);
-  Poll poll(interrupt);
-  auto work = [&](std::size_t worker, std::size_t group) {
-    for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
+
+  Job<Real> job(std::size_t worker, std::size_t group, const Poll& poll) const {
     Real* const scratch = scratches + worker * plan.forward_scratch();
     Job<Real> job = job_for(plan, group, packed, saved, place.data(), 0, plan.steps(), scratch);
     job.watch = poll.watch();
-    job.weights = weights;
-    plan.kernels.forward(job);
+    job.weights = unpacked;
+    return job;
+  }
+};
+
+// All chunks through time.
+template <class Real>
+void run_groups(const Forward<Real>& call, Poll& poll) {
+  const Plan<Real>& plan = call.plan;
+  auto work = [&](std::size_t worker, std::size_t group) {
+    for (const Chunk* chunk : plan.groups[group]) clear_outputs(plan, *chunk);
+    plan.kernels.forward(call.job(worker, group, poll));
   };
   parallel(plan.threads, plan.groups.size(), work, poll);
-  poll.check();
+}
+
+// The only chunk through time, by workers that share its steps. Unless `packed` is null, each packs there the weights
+// of the blocks that it will take: what another has just written comes slowly.
+template <class Real>
+void run_shared(const Forward<Real>& call, const Weights<Real>& weights, Real* packed, Poll& poll) {
+  const Plan<Real>& plan = call.plan;
+  Meeting packing(plan.seats), steps(plan.seats);
+  auto work = [&](std::size_t, std::size_t seat) {
+    if (seat == 0) clear_outputs(plan, plan.schedule.chunks().front());
+    Job<Real> job = call.job(seat, 0, poll);
+    packing.join(seat);
+    for (std::size_t part; packed && (part = packing.next(0, seat, job.watch)) != Meeting::kNone; packing.done())
+      plan.kernels.pack_forward(plan.layer, weights, packed, part, plan.seats);
+    job.meeting = &steps;
+    job.seat = seat;
+    job.common = call.scratches;
+    plan.kernels.forward(job);
+  };
+  parallel(plan.seats, plan.seats, work, poll);
 }
 
 // A backward call's own memory and the steps it is made of.
@@ -276,21 +308,35 @@ std::unique_ptr<Tape<Real>> forward(const Kernels<Real>& kernels, const Layer& l
   Real *packed = nullptr, *scratches = nullptr;
   const auto take = [&](Scratch<Real>& scratch) {
     packed = scratch.take(plan.sizes.packed_forward);
-    scratches = scratch.take(plan.threads * plan.forward_scratch());
+    scratches = scratch.take(plan.forward_workers() * plan.forward_scratch());
   };
   const Buffer<Real> memory(count_of<Real>(take));
   Scratch<Real> scratch(memory.data());
   take(scratch);
-  pack(plan, weights, packed, !plan.unpacked());
-  run_forward(plan, packed, plan.unpacked() ? weights : nullptr, saved, scratches, interrupt);
+  Poll poll(interrupt);
+  const Forward<Real> call = {plan, packed, plan.unpacked() ? weights : nullptr, saved, scratches};
+  const bool packs = !plan.unpacked(), shares = plan.seats > 1;
+  if (!shares || !packs) pack(plan, weights, packed, packs);
+  if (shares)
+    run_shared(call, weights, packs ? packed : nullptr, poll);
+  else
+    run_groups(call, poll);
+  poll.check();
   return tape;
 }
 
 void forward_packed(const Kernels<float>& kernels, const Layer& layer, const float* packed,
                     const Sequence<float>& sequence, std::size_t threads, Interrupt& interrupt) {
   const Plan<float> plan(kernels, layer, sequence, threads);
-  const Buffer<float> scratches(plan.threads * plan.forward_scratch());
-  run_forward<float>(plan, packed, nullptr, {}, scratches.data(), interrupt);
+  const Buffer<float> scratches(plan.forward_workers() * plan.forward_scratch());
+  const Saved<float> nothing;
+  Poll poll(interrupt);
+  const Forward<float> call = {plan, packed, nullptr, nothing, scratches.data()};
+  if (plan.seats > 1)
+    run_shared<float>(call, {}, nullptr, poll);
+  else
+    run_groups(call, poll);
+  poll.check();
 }
 
 void forward_step(const Kernels<float>& kernels, const Layer& layer, const float* packed, const Bfloat* halved,

@@ -6,7 +6,10 @@
 //
 // The one idea: the gates of a vector of hidden units lie together in the packed weights, so that a tile of a few rows
 // accumulates all its products in registers, and the cell finds a block's gates in the first-level cache.
+#include <cstring>
+
 #include "gate_tile.h"
+#include "meeting.h"
 
 namespace gatewise {
 namespace GATEWISE_ISA {
@@ -17,18 +20,51 @@ void ForwardGroup::run() {
   point_ = forward_point(layer_.row, options_);
   plan_pieces();
   plan_fetching();
+  std::memset(zeros_, 0, zero_count() * sizeof(Real));
+  if (job_.meeting) return share();
   begin();
   for (std::size_t s = job_.first; s < job_.last; ++s) {
     if (job_.watch.stopped()) return;
     if (!point_at(s)) break;
-    if (hoists() && (s - job_.first) % kAhead == 0) multiply_inputs(s);
-    if (layer_.layer_norm)
-      normalised_step(s);
-    else
-      step(s);
-    if (layer_.projected) project();
+    advance(s);
   }
   finish();
+}
+
+// Takes blocks of every step, where other workers take the others. The first round is for the states before the first
+// step, the last one for those after the last.
+void ForwardGroup::share() {
+  Meeting& meeting = *job_.meeting;
+  const std::size_t steps = job_.last - job_.first, blocks = layout_.blocks, seats = meeting.seats();
+  for (std::size_t round = meeting.join(job_.seat); round < steps + 2; ++round) {
+    if (job_.watch.stopped()) return;
+    const std::size_t s = job_.first + round - 1;
+    const bool steps_on = round && round <= steps;
+    bool points = steps_on;
+    for (std::size_t part; (part = meeting.next(round, job_.seat, job_.watch)) != Meeting::kNone; meeting.done()) {
+      // Not before: who comes late might read states that the last round is writing over.
+      if (points) point_at(s);
+      points = false;
+      first_block_ = blocks * part / seats;
+      last_block_ = blocks * (part + 1) / seats;
+      if (!round) begin();
+      if (steps_on) advance(s);
+      if (round > steps && !part) finish();
+    }
+  }
+}
+
+// From the states before step s to those after it, of the rows that have been pointed at theirs.
+void ForwardGroup::advance(std::size_t s) {
+  for (std::size_t k = 0; k < job_.count && job_.sequence->reset; ++k)
+    for (std::size_t r = 0; r < rows_[k].active; ++r)
+      if (rows_[k].restarts[r]) load_cells(rows_[k], r, job_.sequence->start, rows_[k].chunk->row[r]);
+  if (hoists() && (s - job_.first) % kAhead == 0) multiply_inputs(s);
+  if (layer_.layer_norm)
+    normalised_step(s);
+  else
+    step(s);
+  if (layer_.projected) project();
 }
 
 // Memory for all chunks; with an empty Scratch this only counts.
@@ -57,6 +93,13 @@ void ForwardGroup::take(Scratch& scratch) {
       rows.factors[source] = scratch.take(kNarrow ? kChunk * words(count_of(source)) : 0);
     rows.factors[3] = scratch.take(kNarrow && layer_.projected ? kChunk * words(layer_.hidden) : 0);
   }
+}
+
+// The cells' states, and gates that are formed ahead, are those of all workers.
+void ForwardGroup::take_common() {
+  const std::ptrdiff_t common = job_.common - job_.scratch;
+  rows_[0].c += common;
+  if (hoists()) rows_[0].gates += common;
 }
 
 void ForwardGroup::plan_pieces() {
@@ -152,7 +195,7 @@ void ForwardGroup::multiply_inputs(const ForwardRows& rows, std::size_t t, std::
     for (std::size_t u = t; u < last; ++u)
       x[across ? r * steps + u - t : (u - t) * active + r] =
           job_.sequence->x.at(chunk.time(r, u, job_.sequence->reverse), chunk.row[r]);
-  for (std::size_t block = 0; block < layout_.blocks; ++block)
+  for (std::size_t block = first_block_; block < last_block_; ++block)
     for (std::size_t i = 0; i < count; ++i) {
       const Real* packed = job_.packed + block * layout_.block;
       const GateTile tile = {pieces_,
@@ -195,8 +238,9 @@ void ForwardGroup::fetch_ahead(GateTile& tile, std::size_t s, std::size_t i, std
 void ForwardGroup::step(std::size_t s) {
   if (single()) return single_step(s);
   const std::size_t first = hoists() ? input_groups_ : 0;
-  for (std::size_t i = 0; i < layout_.blocks; ++i) {
-    const std::size_t block = in_turn(s, i, layout_.blocks);
+  const std::size_t blocks = last_block_ - first_block_;
+  for (std::size_t i = 0; i < blocks; ++i) {
+    const std::size_t block = first_block_ + in_turn(s, i, blocks);
     for (std::size_t g = first; g < group_count_; ++g) {
       const bool last = g + 1 == group_count_;
       for (std::size_t k = 0; k < job_.count; ++k) {
@@ -205,7 +249,7 @@ void ForwardGroup::step(std::size_t s) {
         Real* gates = step_gates(rows, s, block);
         GateTile tile = tile_of(block, groups_[g], rows, g == 0, true, gates);
         if (k < fetch_.chunks && !last) fetch_ahead(tile, s, i, g + 1 - first, k);
-        if (k < fetch_.chunks && last && i + 1 < layout_.blocks) fetch_ahead(tile, s, i + 1, 0, k);
+        if (k < fetch_.chunks && last && i + 1 < blocks) fetch_ahead(tile, s, i + 1, 0, k);
         multiply_rows(tile, rows.active);
         if (last) cell(rows, s, block, gates, Stage::kWhole);
       }
@@ -216,25 +260,26 @@ void ForwardGroup::step(std::size_t s) {
 // The only row's products two blocks at a time, then its cells all together.
 void ForwardGroup::single_step(std::size_t s) {
   const ForwardRows& rows = rows_[0];
-  const std::size_t pairs = (layout_.blocks + 1) / 2, first = hoists() ? input_groups_ : 0;
+  const std::size_t blocks = last_block_ - first_block_, pairs = (blocks + 1) / 2;
+  const std::size_t first = hoists() ? input_groups_ : 0;
   const PieceGroup pieces = {groups_[first].first, groups_[group_count_ - 1].last};
-  Real* const gates = step_gates(rows, s, 0);
+  Real* const gates = step_gates(rows, s, first_block_);
   for (std::size_t i = 0; i < pairs && !job_.weights; ++i) {
-    const std::size_t block = 2 * in_turn(s, i, pairs), blocks = block + 1 < layout_.blocks ? 2 : 1;
-    const GateTile tile = tile_of(block, pieces, rows, first == 0, true, gates + block * layout_.line);
+    const std::size_t at = 2 * in_turn(s, i, pairs), block = first_block_ + at, both = at + 1 < blocks ? 2 : 1;
+    const GateTile tile = tile_of(block, pieces, rows, first == 0, true, gates + at * layout_.line);
 #if defined(GATEWISE_HALVES)
     if (job_.halved) {
-      single_row(tile, job_.halved + block * layout_.block, blocks, layout_.block, layer_.gates());
+      single_row(tile, job_.halved + block * layout_.block, both, layout_.block, layer_.gates());
       continue;
     }
 #endif
-    single_row(tile, tile.block, blocks, layout_.block, layer_.gates());
+    single_row(tile, tile.block, both, layout_.block, layer_.gates());
   }
   if (job_.weights) multiply_unpacked(gates);
-  ForwardBlock at = block_of(rows, s, 0, gates);
+  ForwardBlock at = block_of(rows, s, first_block_, gates);
   at.across = true;
-  at.rows = layout_.blocks;
-  at.lanes = lanes_of(layout_.blocks - 1, layer_.hidden);
+  at.rows = blocks;
+  at.lanes = lanes_of(last_block_ - 1, layer_.hidden);
   at.c_stride = kVectorStride;
   at.peep_stride = kWidth;
   point_(layer_.row, at);

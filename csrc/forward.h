@@ -42,6 +42,7 @@ bool has_options_but_norm(const Layer& layer, const Sequence& sequence);
 struct ForwardRows {
   const Chunk* chunk;
   std::size_t active;
+  bool restarts[kChunk];          // from the sequence's start states, in this step
   const Real* source[3][kChunk];  // by Piece::Source
   const Real* h_old[kChunk];      // h before dropout
   Real* y[kChunk];
@@ -71,8 +72,9 @@ constexpr std::size_t kAhead = 32;
 class ForwardGroup {
  public:
   ForwardGroup(const Job& job, ForwardRows* rows, Scratch& scratch)
-      : job_(job), layer_(*job.layer), layout_(layer_), rows_(rows) {
+      : job_(job), layer_(*job.layer), layout_(layer_), rows_(rows), last_block_(layout_.blocks) {
     take(scratch);
+    if (job.meeting) take_common();
   }
 
   void run();
@@ -90,11 +92,16 @@ class ForwardGroup {
     return layer_.recurrent() > layout_.seen_depth ? layer_.recurrent() : layout_.seen_depth;
   }
 
+  void take_common();
+  void share();
+
   void plan_pieces();
 
   void begin();
+  void advance(std::size_t s);
 
-  void load_state(ForwardRows& rows, std::size_t r, const Real* const* from, std::size_t row, Real* seen);
+  void load_cells(ForwardRows& rows, std::size_t r, const Real* const* from, std::size_t row);
+  void load_seen(const Real* const* from, std::size_t row, Real* seen) const;
 
   void restore(ForwardRows& rows, std::size_t r);
 
@@ -181,6 +188,7 @@ class ForwardGroup {
   std::size_t piece_count_ = 0, group_count_ = 0;
   std::size_t input_groups_ = 0;  // groups with pieces of x
   Fetching fetch_;
+  std::size_t first_block_ = 0, last_block_;  // that the steps of this worker are made of
 };
 
 }  // namespace GATEWISE_ISA

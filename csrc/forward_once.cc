@@ -62,7 +62,7 @@ void unpacked_block(const Layer& layer, const Real* const* weights, std::size_t 
 void ForwardGroup::multiply_unpacked(Real* gates) const {
   const ForwardRows& rows = rows_[0];
   const Real *const x = rows.source[Piece::kX][0], *const h = rows.source[Piece::kHidden][0];
-  for (std::size_t block = 0; block < layout_.blocks; ++block, gates += layout_.line) {
+  for (std::size_t block = first_block_; block < last_block_; ++block, gates += layout_.line) {
     switch (layer_.gates()) {
       case 1:
         unpacked_block<1>(layer_, job_.weights, block, x, h, gates);

@@ -16,29 +16,35 @@ bool has_options(const Layer& layer, const Sequence& s) { return layer.layer_nor
 
 // The states before the first step.
 void ForwardGroup::begin() {
-  std::memset(zeros_, 0, zero_count() * sizeof(Real));
   for (std::size_t k = 0; k < job_.count; ++k) {
     ForwardRows& rows = rows_[k];
     const Chunk& chunk = *rows.chunk;
     for (std::size_t r = 0; r < chunk.rows; ++r) {
       if (job_.first)
         restore(rows, r);
-      else
-        load_state(rows, r, job_.sequence->state, job_.sequence->slot(chunk.row[r]),
-                   rows.seen_rows + r * layout_.seen_depth);
+      else {
+        const std::size_t slot = job_.sequence->slot(chunk.row[r]);
+        load_cells(rows, r, job_.sequence->state, slot);
+        load_seen(job_.sequence->state, slot, rows.seen_rows + r * layout_.seen_depth);
+      }
     }
   }
 }
 
-// Copies one row's states, h aside, from a row of dense tensors; null is zeros.
-void ForwardGroup::load_state(ForwardRows& rows, std::size_t r, const Real* const* from, std::size_t row, Real* seen) {
+// Copies one row's states besides h and gates from a row of dense tensors; null is zeros.
+void ForwardGroup::load_cells(ForwardRows& rows, std::size_t r, const Real* const* from, std::size_t row) {
   const std::size_t hidden = layer_.hidden;
   for (std::size_t state = 1; state < layer_.plain_states(); ++state)
-    for (std::size_t b = 0; b < layout_.blocks; ++b) {
+    for (std::size_t b = first_block_; b < last_block_; ++b) {
       Floats value = {};
       if (from[state]) value = load_some(from[state] + row * hidden + b * kWidth, lanes_of(b, hidden));
       store(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth, value);
     }
+}
+
+// The same of the gates seen.
+void ForwardGroup::load_seen(const Real* const* from, std::size_t row, Real* seen) const {
+  const std::size_t hidden = layer_.hidden;
   for (std::size_t i = 0; i < layer_.seen_count; ++i) {
     const Real* gate = from[layer_.plain_states() + i];
     if (gate)
@@ -54,7 +60,7 @@ void ForwardGroup::restore(ForwardRows& rows, std::size_t r) {
   if (s >= rows.chunk->steps() || r >= rows.chunk->active(s)) return;
   const std::size_t active = rows.chunk->active(s), at = rows.chunk->base + rows.chunk->offset(s);
   for (std::size_t state = 1; state < layer_.plain_states(); ++state)
-    for (std::size_t b = 0; b < layout_.blocks; ++b)
+    for (std::size_t b = first_block_; b < last_block_; ++b)
       store(rows.c + (state - 1) * plane() + (b * kChunk + r) * kWidth,
             load(job_.saved.cells + (state - 1) * job_.saved.plane + at * layout_.padded + (b * active + r) * kWidth));
 }
@@ -86,10 +92,11 @@ void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
   rows.y[r] = job_.again ? rows.unused + r * layer_.width() : sequence.y.at(t, row);
   const Real* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : first_h(row);
   const Real* seen = layout_.seen_depth ? seen_before(rows, r, s) : nullptr;
-  if (sequence.reset && restarts(sequence, chunk, r, s)) {
+  rows.restarts[r] = sequence.reset && restarts(sequence, chunk, r, s);
+  if (rows.restarts[r]) {
     h = sequence.start[kH] ? sequence.start[kH] + row * wide : zeros_;
     Real* at = rows.seen_rows + (2 * kChunk + r) * layout_.seen_depth;
-    load_state(rows, r, sequence.start, row, at);
+    load_seen(sequence.start, row, at);
     seen = at;
   }
   rows.h_old[r] = h;

@@ -12,6 +12,8 @@
 
 namespace gatewise {
 
+class Meeting;
+
 // Asks the caller of a long call now and then whether to go on. The caller's thread asks; all threads stop.
 struct Interrupt {
   void (*poll)(void*) = nullptr;  // may set stop
@@ -74,6 +76,11 @@ struct Job {
   bool again = false;                     // forward has been here: y and the history are read and stay as they are
   Saved<Real> saved;
   Real* scratch = nullptr;
+  // Of a chunk that several workers share, each with blocks of its own: where they meet after every step, this one's
+  // seat, and the scratch of the first of them. Else null.
+  Meeting* meeting = nullptr;
+  std::size_t seat = 0;
+  Real* common = nullptr;
   Watch watch;
 };
 

@@ -7,15 +7,18 @@
 #include <vector>
 
 #include "engine.h"
+#include "meeting.h"
 #include "scratch.h"
 #include "team.h"
 
 namespace gatewise {
 
-// Below this many multiplications a team costs more than it brings; one chunk goes through time alone, and a team only
-// shares out its products for the weights.
+// Below this many multiplications a team costs more than it brings; one chunk goes back through time alone, and a team
+// only shares out its products for the weights.
 inline constexpr double kWorthATeam = 1e6;
 inline constexpr double kWorthATeamForOne = 3e7;
+// What each worker that shares a chunk must have to multiply in a step, for to meet after it costs as much.
+inline constexpr double kWorthASeat = 5e4;
 // At most so many chunks go through time together and share the weights of a block while these are in a near cache:
 // from H = 512 on all weights have to come from a far one, or from memory, for each group and step anew.
 inline constexpr std::size_t kTogether = 16;
@@ -31,6 +34,7 @@ struct Plan {
   const Sizes sizes;
   const Schedule schedule;
   std::size_t threads;
+  std::size_t seats = 1;  // workers that share the steps of the only chunk in forward
   std::vector<std::vector<const Chunk*>> groups;
 
   Plan(const Kernels<Real>& k, const Layer& l, const Sequence<Real>& s, std::size_t most_threads)
@@ -44,6 +48,7 @@ struct Plan {
     const double work = static_cast<double>(schedule.row_steps() * l.gates() * l.hidden) * depth;
     const std::size_t chunks = schedule.chunks().size();
     if (work < (chunks == 1 ? kWorthATeamForOne : kWorthATeam)) threads = 1;
+    if (chunks == 1) seats = seats_for(most_threads);
     std::size_t count = (chunks + kTogether - 1) / kTogether;
     count = std::min(chunks, (count + threads - 1) / threads * threads);
     groups.resize(count);
@@ -57,6 +62,17 @@ struct Plan {
   std::size_t largest_group() const { return groups.empty() ? 0 : groups.front().size(); }
   // Of one worker.
   std::size_t forward_scratch() const { return largest_group() * sizes.forward_scratch; }
+  std::size_t forward_workers() const { return std::max(threads, seats); }
+
+ private:
+  // Blocks are apart only in cells whose steps end with them: not where rows are normalised, projected or see gates.
+  std::size_t seats_for(std::size_t most) const {
+    if (layer.layer_norm || layer.projected || layer.seen_count || !schedule.steps()) return 1;
+    const double depth = static_cast<double>(layer.inputs + layer.recurrent());
+    const double work = static_cast<double>(schedule.row_steps() * layer.gates() * layer.hidden) * depth;
+    const auto worth = static_cast<std::size_t>(work / static_cast<double>(schedule.steps()) / kWorthASeat);
+    return std::clamp(std::min({most, worth, sizes.blocks / 2, Meeting::kMostSeats}), std::size_t{1}, most);
+  }
 };
 
 template <class Real>

@@ -49,7 +49,7 @@ struct ForwardBlock {
 
   template <bool kAcross>
   [[gnu::always_inline]] void put(std::size_t r, Floats value) const {
-    Real* to = kAcross ? out[0] + r * kWidth : out[r] + column;
+    Real* to = kAcross ? out[0] + column + r * kWidth : out[r] + column;
     if (lanes == kWidth || (kAcross && r + 1 < rows))
       store(to, value);
     else

@@ -39,9 +39,11 @@ namespace {
 
 // Of forward that keeps nothing.
 Sizes sizes(const Layer& layer, const Sequence& sequence) {
+  const Layout layout(layer);
   return {
-      .packed_forward = Layout(layer).forward_size(),
+      .packed_forward = layout.forward_size(),
       .forward_scratch = forward_scratch(layer, sequence),
+      .blocks = layout.blocks,
       .unpacked = !has_options(layer, sequence),
   };
 }

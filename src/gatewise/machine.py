@@ -18,7 +18,8 @@ class Engine(NamedTuple):
             sets it), else that of the processors; 1 in a process that was forked.
         team: whose threads they are: "libgomp" for torch's, or "own"; "none" in a process that was forked, where the
             caller's thread works alone.
-        bfloat16: whether products of bfloat16 are the processor's own, where no gradient is wanted.
+        bfloat16: whether products of bfloat16 are the processor's own, where no gradient is wanted: it has them, and is
+            not known to be slower at them (Intel's are).
     """
 
     isa: str

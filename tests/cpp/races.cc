@@ -11,13 +11,19 @@
 
 #include "dispatch.h"
 #include "engine.h"
+#include "plan.h"
 #include "team.h"
 
 using namespace gatewise;
 
 namespace {
 
-constexpr std::size_t T = 9, B = 41, D = 24, H = 40;
+struct Shape {
+  std::size_t T, B, D, H;
+};
+// Chunks for everybody, and one chunk that all share.
+constexpr Shape kMany = {9, 41, 24, 40}, kOne = {70, 7, 40, 88}, kRow = {35, 1, 40, 200};
+constexpr std::size_t kMost = 4 * kRow.H * kRow.H;
 constexpr std::size_t kCallers = 4;
 
 void expect(bool holds, const char* what) {
@@ -35,10 +41,10 @@ std::vector<Real> uniform(std::size_t count, unsigned seed) {
   return values;
 }
 
-Layer lstm() {
+Layer lstm(const Shape& shape) {
   Layer layer;
-  layer.inputs = D;
-  layer.hidden = H;
+  layer.inputs = shape.D;
+  layer.hidden = shape.H;
   const GateRow sigmoid = {Kind::kLearned, Squash::kSigmoid, Peep::kNone};
   layer.row = {Update::kAdditive, {sigmoid, sigmoid, sigmoid, sigmoid}, Squash::kTanh};
   layer.row.gates[kG].squash = Squash::kTanh;
@@ -47,50 +53,56 @@ Layer lstm() {
   return layer;
 }
 
-const Layer kLayer = lstm();
 template <class Real>
-const std::vector<Real> kX = uniform<Real>(T * B * D, 1);
+const std::vector<Real> kX = uniform<Real>(kMost, 1);
 template <class Real>
-const std::vector<Real> kDy = uniform<Real>(T * B * H, 2);
+const std::vector<Real> kDy = uniform<Real>(kMost, 2);
 template <class Real>
-const std::vector<Real> kWeightX = uniform<Real>(4 * H * D, 3);
+const std::vector<Real> kWeightX = uniform<Real>(kMost, 3);
 template <class Real>
-const std::vector<Real> kWeightH = uniform<Real>(4 * H * H, 4);
+const std::vector<Real> kWeightH = uniform<Real>(kMost, 4);
 template <class Real>
-const std::vector<Real> kBias = uniform<Real>(4 * H, 5);
+const std::vector<Real> kBias = uniform<Real>(kMost, 5);
 
 // One caller's call, and what it writes.
 template <class Real>
 struct Call {
-  std::vector<Real> y = std::vector<Real>(T * B * H), dx = std::vector<Real>(T * B * D);
-  std::vector<Real> dweight_x = std::vector<Real>(4 * H * D), dweight_h = std::vector<Real>(4 * H * H);
+  Shape shape;
+  Layer layer;
+  std::vector<Real> y, dx, dweight_x, dweight_h;
   Weights<Real> weights = {};
   Sequence<Real> sequence;
   std::vector<std::int64_t> lengths;
 
-  explicit Call(bool ragged) {
+  Call(const Shape& shape, bool ragged) : shape(shape), layer(lstm(shape)) {
+    const auto [T, B, D, H] = shape;
+    y.resize(T * B * H);
+    dx.resize(T * B * D);
+    dweight_x.resize(4 * H * D);
+    dweight_h.resize(4 * H * H);
     weights[kWeightIh] = kWeightX<Real>.data();
     weights[kWeightHh] = kWeightH<Real>.data();
     weights[kBiasIh] = weights[kBiasHh] = kBias<Real>.data();
     sequence.steps = T;
     sequence.rows = B;
-    sequence.x = {kX<Real>.data(), B * D, D};
-    sequence.y = {y.data(), B * H, H};
+    const auto wide = [](std::size_t width) { return static_cast<std::ptrdiff_t>(width); };
+    sequence.x = {kX<Real>.data(), wide(B * D), wide(D)};
+    sequence.y = {y.data(), wide(B * H), wide(H)};
     if (!ragged) return;
     for (std::size_t b = 0; b < B; ++b) lengths.push_back(static_cast<std::int64_t>(b * 7 % (T + 1)));
     sequence.lengths = lengths.data();
   }
 
   std::unique_ptr<Tape<Real>> run(Keep keep, std::size_t threads, Interrupt& interrupt) {
-    return forward(isa_in_use().kernels<Real>(), kLayer, weights, sequence, keep, threads, interrupt);
+    return forward(isa_in_use().kernels<Real>(), layer, weights, sequence, keep, threads, interrupt);
   }
   void run_back(Tape<Real>& tape, std::size_t threads, Interrupt& interrupt) {
     Gradients<Real> gradients;
-    gradients.dy = {kDy<Real>.data(), B * H, H};
-    gradients.dx = {dx.data(), B * D, D};
+    gradients.dy = {kDy<Real>.data(), sequence.y.time, sequence.y.row};
+    gradients.dx = {dx.data(), sequence.x.time, sequence.x.row};
     gradients.dweights[kWeightIh] = dweight_x.data();
     gradients.dweights[kWeightHh] = dweight_h.data();
-    backward(kLayer, weights, sequence, gradients, tape, threads, interrupt);
+    backward(layer, weights, sequence, gradients, tape, threads, interrupt);
   }
   bool same(const Call& other) const {
     return y == other.y && dx == other.dx && dweight_x == other.dweight_x && dweight_h == other.dweight_h;
@@ -98,8 +110,8 @@ struct Call {
 };
 
 template <class Real>
-std::unique_ptr<Call<Real>> alone(bool ragged) {
-  auto call = std::make_unique<Call<Real>>(ragged);
+std::unique_ptr<Call<Real>> alone(const Shape& shape, bool ragged) {
+  auto call = std::make_unique<Call<Real>>(shape, ragged);
   Interrupt interrupt;
   const auto tape = call->run(Keep::kAll, 1, interrupt);
   call->run_back(*tape, 1, interrupt);
@@ -118,7 +130,7 @@ void separate_calls(const Call<Real>& even, const Call<Real>& ragged, int rounds
   at_once([&](std::size_t number) {
     for (int round = 0; round < rounds; ++round) {
       const bool cut = (number + static_cast<std::size_t>(round)) % 2;
-      Call<Real> call(cut);
+      Call<Real> call(even.shape, cut);
       Interrupt interrupt;
       const Keep keep = round % 3 ? Keep::kAll : Keep::kStates;
       const std::size_t threads = 1 + (number + static_cast<std::size_t>(round)) % 4;
@@ -133,11 +145,11 @@ void separate_calls(const Call<Real>& even, const Call<Real>& ragged, int rounds
 template <class Real>
 void shared_tape(const Call<Real>& even, int rounds) {
   for (int round = 0; round < rounds; ++round) {
-    Call<Real> whole(false);
+    Call<Real> whole(even.shape, false);
     Interrupt interrupt;
     const auto tape = whole.run(Keep::kAll, 2, interrupt);
     at_once([&](std::size_t number) {
-      Call<Real> own(false);
+      Call<Real> own(even.shape, false);
       own.y = whole.y;
       Interrupt none;
       own.run_back(*tape, 1 + number % 3, none);
@@ -151,7 +163,7 @@ void nested_calls(const Call<Real>& even, int rounds) {
   for (int round = 0; round < rounds; ++round) {
     std::vector<int> right(6);
     auto outer = [&](std::size_t, std::size_t part) {
-      Call<Real> call(false);
+      Call<Real> call(even.shape, false);
       Interrupt interrupt;
       const auto tape = call.run(Keep::kAll, 3, interrupt);
       call.run_back(*tape, 3, interrupt);
@@ -167,7 +179,7 @@ template <class Real>
 void interrupts(const Call<Real>& even, int rounds) {
   for (int round = 0; round < rounds; ++round)
     at_once([&](std::size_t number) {
-      Call<Real> call(false);
+      Call<Real> call(even.shape, false);
       Interrupt interrupt;
       interrupt.data = &interrupt;
       interrupt.asked = {};
@@ -201,11 +213,15 @@ void kept_memory(int rounds) {
 
 template <class Real>
 void all(int rounds) {
-  const auto even = alone<Real>(false), ragged = alone<Real>(true);
-  separate_calls(*even, *ragged, rounds);
-  shared_tape(*even, rounds);
-  nested_calls(*even, rounds);
-  interrupts(*even, rounds);
+  for (const Shape& shape : {kMany, kOne, kRow}) {
+    const auto even = alone<Real>(shape, false), ragged = alone<Real>(shape, true);
+    const Plan<Real> plan(isa_in_use().kernels<Real>(), even->layer, even->sequence, 2);
+    expect((plan.seats == 2) == (shape.B <= kChunk), "one chunk is shared");
+    separate_calls(*even, *ragged, rounds);
+    shared_tape(*even, rounds);
+    nested_calls(*even, rounds);
+    interrupts(*even, rounds);
+  }
 }
 
 }  // namespace

@@ -17,10 +17,10 @@ import json, os, signal, sys, threading, time
 import torch
 from gatewise import LSTM
 
-backend, threads, gradient, save, cell = json.loads(sys.argv[1])
+backend, threads, gradient, save, cell, *wide = json.loads(sys.argv[1])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
-D, H, B = 8192, 8, 4
+D, H, B = 8192, wide[0] if wide else 8, 4
 layer = LSTM(D, H, cell=cell, save=save, backend=backend)
 row = torch.randn(D)
 
@@ -104,7 +104,15 @@ def in_process(code: str, *arguments: Any) -> Any:
     [(1, False, "all", "peephole"), (2, True, "all", "lstm")],
 )
 def test_control_c_ends_a_long_call(threads: int, gradient: bool, save: str, cell: str):
-    outcome, waited, same, trains = in_process(INTERRUPT, threads, gradient, save, cell)
+    check_interrupted(threads, gradient, save, cell)
+
+
+def test_control_c_ends_a_call_whose_steps_threads_share():
+    check_interrupted(2, False, "all", "lstm", 96)
+
+
+def check_interrupted(*arguments: Any) -> None:
+    outcome, waited, same, trains = in_process(INTERRUPT, *arguments)
     assert outcome == "KeyboardInterrupt"
     assert waited < 1
     assert same

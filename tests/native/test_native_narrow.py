@@ -160,9 +160,9 @@ def test_bits_depend_on_the_row_alone(isa: str, cell: str, options: dict[str, An
 
 
 @on_narrow
-@pytest.mark.parametrize("shape", [(5, 80, 64, 64), (5, 300, 20, 33)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 80, 64, 64), (5, 300, 20, 33), (35, 8, 40, 100), (3, 1, 80, 200)], ids=str)
 def test_bits_do_not_depend_on_threads(isa: str, shape: tuple[int, int, int, int]) -> None:
-    """Of calls that are worth a team."""
+    """Of calls that are worth a team, of one chunk too."""
     problem, former = draw("lstm", *shape), torch.get_num_threads()
     alone = narrow(problem)
     try:

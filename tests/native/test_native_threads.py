@@ -205,14 +205,15 @@ from gatewise import LSTM
 torch.set_num_threads(2)
 torch.manual_seed(0)
 layer = LSTM(8, 24, num_layers=2, bidirectional=True, cell="peephole", backend=sys.argv[1])
+wide = LSTM(8, 200, backend=sys.argv[1])  # threads share the steps of its row
 x, cotangent = torch.randn(20, 40, 8), torch.randn(20, 40, 48)
 
 def results():
     y, state = layer(x)
     found = torch.autograd.grad(y, list(layer.parameters()), cotangent)
     with torch.no_grad():
-        small = layer(x[:1, :1])[0]
-    return b"".join(part.detach().contiguous().numpy().tobytes() for part in (y, *state, small, *found))
+        few = layer(x[:1, :1])[0], wide(x[:, :1])[0]
+    return b"".join(part.detach().contiguous().numpy().tobytes() for part in (y, *state, *few, *found))
 
 def child(depth):
     # In a child, the team of threads is not there any more; a wait for it would never end.

@@ -145,6 +145,15 @@ def test_the_number_of_threads_changes_no_bit(blocks: tuple[Block, ...]) -> None
                 assert same_bits(pool.step(slots, x[:, t]), whole[:, t])
 
 
+@pytest.mark.parametrize("blocks", [(Lstm(40, 96, 2),), (Lstm(33, 180, cell="peephole", bidirectional=True),)])
+def test_threads_that_share_a_few_rows_change_no_bit(blocks: tuple[Block, ...]) -> None:
+    for rows, lengths in ((1, [40]), (5, [40, 0, 33, 7, 40])):
+        x = draw(blocks, rows, 40)
+        expected = build(*blocks).run(x, lengths=lengths)
+        for threads in (2, 3):
+            assert same_bits(build(*blocks, threads=threads).run(x, lengths=lengths), expected)
+
+
 def _misaligned(x: Array) -> Array:
     raw = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
     raw[...] = x

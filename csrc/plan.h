@@ -104,13 +104,13 @@ std::size_t count_of(Take take) {
   return counter.count();
 }
 
-// Zeros where rows have ended.
+// Zeros where rows have ended, step by step: those of one step lie near each other.
 template <class Real>
 void clear_padding(const Sequence<Real>& sequence, const Chunk& chunk, Real* data, std::ptrdiff_t time,
                    std::ptrdiff_t row, std::size_t width) {
   const Series<Real> series = {data, time, row};
-  for (std::size_t r = 0; r < chunk.rows; ++r)
-    for (std::size_t t = chunk.length[r]; t < sequence.steps; ++t)
+  for (std::size_t t = chunk.length[chunk.rows - 1]; t < sequence.steps; ++t)
+    for (std::size_t r = chunk.rows; r-- && chunk.length[r] <= t;)
       std::memset(series.at(t, chunk.row[r]), 0, width * sizeof(Real));
 }
 

@@ -26,7 +26,8 @@ set(csrc "${CMAKE_CURRENT_LIST_DIR}/../csrc")
 set(engine_options -ffp-contract=off -Wall -Wextra)
 
 add_library(gatewise_engine STATIC ${csrc}/blocks.cc ${csrc}/describe.cc ${csrc}/dispatch.cc ${csrc}/engine.cc
-            ${csrc}/executor.cc ${csrc}/meeting.cc ${csrc}/members.cc ${csrc}/memory.cc ${csrc}/recurrent.cc ${csrc}/schedule.cc ${csrc}/team.cc)
+            ${csrc}/executor.cc ${csrc}/meeting.cc ${csrc}/members.cc ${csrc}/memory.cc ${csrc}/recurrent.cc
+            ${csrc}/schedule.cc ${csrc}/team.cc)
 set_target_properties(gatewise_engine PROPERTIES POSITION_INDEPENDENT_CODE ON)
 target_compile_options(gatewise_engine PRIVATE ${engine_options})
 target_include_directories(gatewise_engine PUBLIC "${csrc}" "${CMAKE_CURRENT_BINARY_DIR}")

@@ -55,6 +55,19 @@ void run_shared(const Forward<Real>& call, const Weights<Real>& weights, Real* p
   parallel(plan.seats, plan.seats, work, poll);
 }
 
+// The same of all chunks, or of the only one.
+template <class Real>
+void run_forward(const Forward<Real>& call, const Weights<Real>& weights, Real* packed, Interrupt& interrupt) {
+  Poll poll(interrupt);
+  if (call.plan.seats > 1) {
+    run_shared(call, weights, packed, poll);
+  } else {
+    if (packed) pack(call.plan, weights, packed, true);
+    run_groups(call, poll);
+  }
+  poll.check();
+}
+
 // A backward call's own memory and the steps it is made of.
 template <class Real>
 class Backward {
@@ -313,15 +326,10 @@ std::unique_ptr<Tape<Real>> forward(const Kernels<Real>& kernels, const Layer& l
   const Buffer<Real> memory(count_of<Real>(take));
   Scratch<Real> scratch(memory.data());
   take(scratch);
-  Poll poll(interrupt);
-  const Forward<Real> call = {plan, packed, plan.unpacked() ? weights : nullptr, saved, scratches};
-  const bool packs = !plan.unpacked(), shares = plan.seats > 1;
-  if (!shares || !packs) pack(plan, weights, packed, packs);
-  if (shares)
-    run_shared(call, weights, packs ? packed : nullptr, poll);
-  else
-    run_groups(call, poll);
-  poll.check();
+  const bool unpacked = plan.unpacked();
+  if (unpacked) pack(plan, weights, packed, false);
+  const Forward<Real> call = {plan, packed, unpacked ? weights : nullptr, saved, scratches};
+  run_forward(call, weights, unpacked ? nullptr : packed, interrupt);
   return tape;
 }
 
@@ -330,13 +338,8 @@ void forward_packed(const Kernels<float>& kernels, const Layer& layer, const flo
   const Plan<float> plan(kernels, layer, sequence, threads);
   const Buffer<float> scratches(plan.forward_workers() * plan.forward_scratch());
   const Saved<float> nothing;
-  Poll poll(interrupt);
   const Forward<float> call = {plan, packed, nullptr, nothing, scratches.data()};
-  if (plan.seats > 1)
-    run_shared<float>(call, {}, nullptr, poll);
-  else
-    run_groups(call, poll);
-  poll.check();
+  run_forward<float>(call, {}, nullptr, interrupt);
 }
 
 void forward_step(const Kernels<float>& kernels, const Layer& layer, const float* packed, const Bfloat* halved,

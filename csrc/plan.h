@@ -48,7 +48,7 @@ struct Plan {
     const double work = static_cast<double>(schedule.row_steps() * l.gates() * l.hidden) * depth;
     const std::size_t chunks = schedule.chunks().size();
     if (work < (chunks == 1 ? kWorthATeamForOne : kWorthATeam)) threads = 1;
-    if (chunks == 1) seats = seats_for(most_threads);
+    if (chunks == 1) seats = seats_for(work, most_threads);
     std::size_t count = (chunks + kTogether - 1) / kTogether;
     count = std::min(chunks, (count + threads - 1) / threads * threads);
     groups.resize(count);
@@ -66,10 +66,8 @@ struct Plan {
 
  private:
   // Blocks are apart only in cells whose steps end with them: not where rows are normalised, projected or see gates.
-  std::size_t seats_for(std::size_t most) const {
+  std::size_t seats_for(double work, std::size_t most) const {
     if (layer.layer_norm || layer.projected || layer.seen_count || !schedule.steps()) return 1;
-    const double depth = static_cast<double>(layer.inputs + layer.recurrent());
-    const double work = static_cast<double>(schedule.row_steps() * layer.gates() * layer.hidden) * depth;
     const auto worth = static_cast<std::size_t>(work / static_cast<double>(schedule.steps()) / kWorthASeat);
     return std::clamp(std::min({most, worth, sizes.blocks / 2, Meeting::kMostSeats}), std::size_t{1}, most);
   }

@@ -3,14 +3,15 @@
     python -m bench.limits build/bench.json
 
 Of every target that a report misses, each row that is below it, with its ceiling: the peer's time over that of the
-products alone, at the rate that torch's product of two 2048×2048 matrices reached in the same report. A training step
-of a single row-step has a floor that is measured here and now: the time of an autograd.Function of Python that does
-nothing, forward and backward.
+products alone, at the rate that torch's product of two 2048×2048 matrices reached in the same report. That product is
+of float32; how much slower torch's is in float64 is measured here and now. So is the floor of a training step of a
+single row-step: the time of an autograd.Function of Python that does nothing, forward and backward.
 """
 
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -21,7 +22,7 @@ import torch
 from bench.rows import Row
 from bench.targets import GROUPS, Group, Target, judge
 
-CALLS, ROUNDS = 2000, 7
+CALLS, ROUNDS, SIZE = 2000, 7, 2048
 
 
 class Nothing(torch.autograd.Function):
@@ -49,10 +50,27 @@ def floor() -> float:
     return min(times)
 
 
-def product_rate(rows: Iterable[Row], threads: int) -> float:
+def product_rate(rows: Iterable[Row], threads: int, double: bool) -> float:
     """Operations per second of the large product, over a report."""
     found = [row.rate / row.ratio for row in rows if row.peer == "product" and row.threads == threads and row.ratio]
-    return median(found) if found else float("nan")
+    return median(found) * (double_share(threads) if double else 1) if found else float("nan")
+
+
+@cache
+def double_share(threads: int) -> float:
+    """The speed of torch's large product in float64 over that in float32, in turn."""
+    pairs = [torch.randn(2, SIZE, SIZE, dtype=dtype) for dtype in (torch.float32, torch.float64)]
+    torch.set_num_threads(threads)
+    ratios: list[float] = []
+    for _ in range(ROUNDS):
+        times: list[float] = []
+        for one, other in pairs:
+            begin = perf_counter()
+            torch.mm(one, other)
+            times.append(perf_counter() - begin)
+        ratios.append(times[0] / times[1])
+    torch.set_num_threads(1)
+    return median(ratios)
 
 
 def below(group: Group, target: Target, rows: Sequence[Row]) -> list[Row]:
@@ -80,7 +98,8 @@ def main() -> None:
 
 def line(group: Group, target: Target, row: Row, rows: Sequence[Row], nothing: float) -> str:
     """One row of the table."""
-    alone = row.rate * row.ours / product_rate(rows, row.threads)
+    double = row.problem.dtype == "float64"
+    alone = row.rate * row.ours / product_rate(rows, row.threads, double)
     least = max(alone, nothing) if row.problem.training and row.problem.T == 1 else alone
     ceiling = f"{row.theirs / least:.2f}" if row.peer not in {"product", "plain", "one thread"} else ""
     setting = f"{row.threads}, {row.malloc}"

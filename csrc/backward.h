@@ -17,7 +17,7 @@ struct BackwardRows {
   const Real* c_mask[kChunk];
   const Real* dtrace[kTraces][kChunk];
   const Real* dprojected[kChunk];
-  bool restarts[kChunk];
+  bool restarts[kChunk];  // read only if any_restart
   bool any_restart;
   const Real* c_old;  // planes of [blocks][...][kWidth]
   std::size_t old_block, old_plane;
@@ -64,6 +64,7 @@ class BackwardGroup {
   void step(std::size_t s);
 
   void point_row(BackwardRows& rows, std::size_t r, std::size_t s);
+  void point_more(BackwardRows& rows, std::size_t r, std::size_t s, std::size_t t);
 
   void find_old_cells(BackwardRows& rows, std::size_t s);
 
@@ -80,7 +81,7 @@ class BackwardGroup {
     return job_.sums + (number * layout_.blocks + block) * layout_.sums(layer_);
   }
 
-  void point(const BackwardRows& rows, std::size_t block, BackwardBlock& at, BackwardExtras* extras) const;
+  void point(const BackwardRows& rows, std::size_t block, BackwardBlock& at, const BackwardExtras* extras) const;
 
   void cell_block(const BackwardRows& rows, std::size_t block, Stage stage) const;
 

@@ -55,12 +55,23 @@ void BackwardGroup::fill_seen(const BackwardRows& rows, std::size_t r) const {
 // Points a row at what its step reads, and notes for reduce where its inputs stand.
 void BackwardGroup::point_row(BackwardRows& rows, std::size_t r, std::size_t s) {
   const Chunk& chunk = *rows.chunk;
-  const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence_.reverse), wide = layer_.recurrent();
-  const std::size_t dense = t * sequence_.rows + row, at = rows.window + r;
+  const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence_.reverse), at = rows.window + r;
+  const Real* h = sequence_.state[kH] ? sequence_.state[kH] + row * layer_.recurrent() : job_.zeros;
+  if (s) h = sequence_.y.at(chunk.time(r, s - 1, sequence_.reverse), row);
+  job_.x_rows[at] = sequence_.x.at(t, row);
+  job_.h_rows[at] = h;
+  if (job_.gradients->dy.data) rows.dy[r] = job_.gradients->dy.at(t, row);
+  if (options_ || sequence_.reset || sequence_.recurrent_mask) point_more(rows, r, s, t);
+}
+
+// What only options, resets and masks need.
+void BackwardGroup::point_more(BackwardRows& rows, std::size_t r, std::size_t s, std::size_t t) {
+  const Chunk& chunk = *rows.chunk;
+  const std::size_t row = chunk.row[r], wide = layer_.recurrent(), at = rows.window + r;
+  const std::size_t dense = t * sequence_.rows + row;
   rows.restarts[r] = sequence_.reset && restarts(sequence_, chunk, r, s);
   rows.any_restart = rows.any_restart || rows.restarts[r];
-  const Real* h = sequence_.state[kH] ? sequence_.state[kH] + row * wide : job_.zeros;
-  if (s) h = sequence_.y.at(chunk.time(r, s - 1, sequence_.reverse), row);
+  const Real*& h = job_.h_rows[at];
   if (rows.restarts[r]) h = sequence_.start[kH] ? sequence_.start[kH] + row * wide : job_.zeros;
   if (sequence_.recurrent_mask) {
     Real* masked = job_.masked + at * wide;
@@ -68,13 +79,10 @@ void BackwardGroup::point_row(BackwardRows& rows, std::size_t r, std::size_t s) 
     for (std::size_t k = 0; k < wide; ++k) masked[k] = h[k] * mask[k];
     h = masked;
   }
-  job_.x_rows[at] = sequence_.x.at(t, row);
-  job_.h_rows[at] = h;
   if (layer_.seen_count)
     job_.seen_rows[at] = rows.restarts[r] ? seen_row(rows, r, true)
                          : !s ? seen_row(rows, r, false)
                               : job_.saved.seen + (chunk.base + chunk.offset(s - 1) + r) * layout_.seen_depth;
-  if (job_.gradients->dy.data) rows.dy[r] = job_.gradients->dy.at(t, row);
   if (sequence_.h_mask) rows.h_mask[r] = sequence_.h_mask + dense * wide;
   if (sequence_.c_mask) rows.c_mask[r] = sequence_.c_mask + dense * layer_.hidden;
   for (std::size_t i = 0; i < kTraces; ++i)
@@ -99,12 +107,13 @@ void BackwardGroup::find_old_cells(BackwardRows& rows, std::size_t s) {
   rows.c_old = rows.staged, rows.old_block = kVectorStride, rows.old_plane = plane();
   for (std::size_t state = 1; state < layer_.plain_states(); ++state)
     for (std::size_t r = 0; r < rows.active; ++r) {
-      const Real* from = rows.restarts[r] ? sequence_.start[state] : s ? nullptr : sequence_.state[state];
+      const bool restarts = rows.any_restart && rows.restarts[r];
+      const Real* from = restarts ? sequence_.start[state] : s ? nullptr : sequence_.state[state];
       for (std::size_t b = 0; b < layout_.blocks; ++b) {
         Floats value = {};
         if (from)
           value = load_some(from + chunk.row[r] * layer_.hidden + b * kWidth, lanes_of(b, layer_.hidden));
-        else if (s && !rows.restarts[r])
+        else if (s && !restarts)
           value = load(kept + (state - 1) * job_.saved.plane + b * stride + r * kWidth);
         store(rows.staged + (state - 1) * plane() + b * kVectorStride + r * kWidth, value);
       }

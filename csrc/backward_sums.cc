@@ -3,58 +3,16 @@
 
 namespace gatewise {
 namespace GATEWISE_ISA {
-namespace {
 
-// The same pointers, as they are for row r alone.
-BackwardBlock row_of(const BackwardBlock& block, std::size_t r, std::size_t line) {
-  BackwardBlock one = block;
-  one.rows = 1;
-  one.gates += r * line;
-  one.c_old += r * kWidth;
-  one.dh += r * kWidth;
-  if (one.dy) one.dy += r;
-  one.dc += r * kWidth;
-  return one;
-}
-
-BackwardExtras row_of(const BackwardExtras& extras, std::size_t r) {
-  BackwardExtras one = extras;
-  for (const Real* const** rows : {&one.h_mask, &one.c_mask})
-    if (*rows) *rows += r;
-  for (const Real* const*& rows : one.dtrace)
-    if (rows) rows += r;
-  for (const Real*& rows : one.dseen)
-    if (rows) rows += r * kWidth;
-  for (Real** rows : {&one.carry, &one.hat, &one.normalised})
-    if (*rows) *rows += r * kWidth;
-  if (one.c_mean) one.c_mean += r;
-  if (one.c_scale) one.c_scale += 2 * r;
-  return one;
-}
-
-}  // namespace
-
-// The cell's derivatives for all rows at once; or row by row, so that each has its own sums, in the order that it has
-// in a batch of one.
+// The cell's derivatives, with one sum for all rows or of each row its own, in the order that it has in a batch of one.
 void BackwardGroup::point(const BackwardRows& rows, std::size_t block, BackwardBlock& at,
-                          BackwardExtras* extras) const {
-  const auto run = [&](BackwardBlock& of, BackwardExtras* options, std::size_t r) {
-    of.dbias = sums_of(rows, block, r);
-    of.dpeep = of.dbias + layout_.line;
-    of.extras = options;
-    if (options && layer_.layer_norm) {
-      options->dgain = of.dpeep + kGates * kWidth + 2 * layout_.line;
-      options->dshift = options->dgain + kWidth;
-    }
-    point_(layer_.row, of);
-  };
-  if (!job_.by_row) return run(at, extras, 0);
-  for (std::size_t r = 0; r < rows.active; ++r) {
-    BackwardBlock one = row_of(at, r, layout_.line);
-    BackwardExtras own;
-    if (extras) own = row_of(*extras, r);
-    run(one, extras ? &own : nullptr, r);
-  }
+                          const BackwardExtras* extras) const {
+  Real* sums[kChunk];
+  for (std::size_t r = 0; r < (job_.by_row ? rows.active : 1); ++r) sums[r] = sums_of(rows, block, r);
+  at.sums = sums;
+  at.by_row = job_.by_row;
+  at.extras = extras;
+  point_(layer_.row, at);
 }
 
 void BackwardGroup::add_up(const BackwardRows& rows) const {

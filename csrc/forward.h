@@ -42,7 +42,7 @@ bool has_options_but_norm(const Layer& layer, const Sequence& sequence);
 struct ForwardRows {
   const Chunk* chunk;
   std::size_t active;
-  bool restarts[kChunk];          // from the sequence's start states, in this step
+  bool restarts[kChunk];          // from the sequence's start states, in this step; set if there are resets
   const Real* source[3][kChunk];  // by Piece::Source
   const Real* h_old[kChunk];      // h before dropout
   Real* y[kChunk];
@@ -113,6 +113,7 @@ class ForwardGroup {
   std::size_t point_at(std::size_t s);
 
   void point_row(ForwardRows& rows, std::size_t r, std::size_t s);
+  void point_more(ForwardRows& rows, std::size_t r, std::size_t s, std::size_t t);
 
   // The terms of a row's sums, by Piece::Source.
   std::size_t count_of(std::size_t source) const {
@@ -181,7 +182,7 @@ class ForwardGroup {
   const Layout layout_;
   ForwardRows* rows_;
   ForwardPoint point_ = nullptr;
-  bool options_ = false, only_norm_ = false;
+  bool options_ = false, only_norm_ = false, points_more_ = false;
   Real* zeros_ = nullptr;
   Piece pieces_[kMaxPieces + 4];
   PieceGroup groups_[kMaxPieces + 4];

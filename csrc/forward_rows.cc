@@ -87,11 +87,23 @@ std::size_t ForwardGroup::point_at(std::size_t s) {
 void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
   const Sequence& sequence = *job_.sequence;
   const Chunk& chunk = *rows.chunk;
-  const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence.reverse), wide = layer_.recurrent();
+  const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence.reverse);
   rows.source[Piece::kX][r] = sequence.x.at(t, row);
   rows.y[r] = job_.again ? rows.unused + r * layer_.width() : sequence.y.at(t, row);
   const Real* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : first_h(row);
-  const Real* seen = layout_.seen_depth ? seen_before(rows, r, s) : nullptr;
+  rows.h_old[r] = rows.source[Piece::kHidden][r] = h;
+  rows.source[Piece::kSeen][r] = nullptr;
+  if (points_more_) point_more(rows, r, s, t);
+}
+
+// What only options, projections, resets and masks need.
+void ForwardGroup::point_more(ForwardRows& rows, std::size_t r, std::size_t s, std::size_t t) {
+  const Sequence& sequence = *job_.sequence;
+  const Chunk& chunk = *rows.chunk;
+  const std::size_t row = chunk.row[r], wide = layer_.recurrent();
+  const Real*& h = rows.source[Piece::kHidden][r];
+  const Real*& seen = rows.source[Piece::kSeen][r];
+  if (layout_.seen_depth) seen = seen_before(rows, r, s);
   rows.restarts[r] = sequence.reset && restarts(sequence, chunk, r, s);
   if (rows.restarts[r]) {
     h = sequence.start[kH] ? sequence.start[kH] + row * wide : zeros_;
@@ -100,13 +112,11 @@ void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
     seen = at;
   }
   rows.h_old[r] = h;
-  rows.source[Piece::kHidden][r] = h;
-  rows.source[Piece::kSeen][r] = seen;
   if (sequence.recurrent_mask) {
     Real* masked = rows.masked + r * wide;
     const Real* mask = sequence.recurrent_mask + row * wide;
     for (std::size_t k = 0; k < wide; ++k) masked[k] = h[k] * mask[k];
-    rows.source[Piece::kHidden][r] = masked;
+    h = masked;
   }
   const std::size_t dense = t * sequence.rows + row, hidden = layer_.hidden;
   if (sequence.h_mask) rows.h_mask[r] = sequence.h_mask + dense * wide;

@@ -17,8 +17,8 @@ namespace GATEWISE_ISA {
 
 // All of this is for one vector (Floats) or several side by side (Twice). Of the constants of a type:
 //
-// Adding kMagic rounds to an integer and leaves that integer in the low bits, with no conversion instruction.
-// kLn2High + kLn2Low is ln2; a small integer times the first is exact.
+// Adding kMagic rounds to an integer, ties to an odd one, and leaves it plus kBias in the low bits, with no conversion
+// instruction. kLn2High + kLn2Low is ln2; a small integer times the first is exact.
 
 template <class V, std::size_t kCount>
 [[gnu::always_inline]] inline V polynomial(V x, const Real (&terms)[kCount]) {
@@ -31,7 +31,7 @@ template <class V, std::size_t kCount>
 // 2^n, for 1 - kBias <= n <= kBias. `shifted` is n + kMagic.
 template <class V>
 [[gnu::always_inline]] inline V power_of_two(V shifted) {
-  return from_bits((bits(shifted) + (kBias - kMagicBits)) << kMantissa);
+  return from_bits(bits(shifted) << kMantissa);
 }
 
 template <class V>

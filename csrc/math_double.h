@@ -7,8 +7,8 @@ namespace gatewise {
 namespace GATEWISE_ISA {
 
 constexpr Int kMantissa = 52, kBias = 1023;
-constexpr Real kMagic = 6755399441055744.0;
-constexpr Int kMagicBits = 0x4338000000000000;
+constexpr Real kMagic = 0x1.8p52 + kBias;
+constexpr Int kMagicBits = __builtin_bit_cast(Int, kMagic);
 constexpr Real kLog2e = 1.4426950408889634;
 constexpr Real kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
 constexpr Real kHalfLn2 = 0.34657359027997264, kHalfLn2Low = 1.1595234069231498e-17;

@@ -7,8 +7,8 @@ namespace gatewise {
 namespace GATEWISE_ISA {
 
 constexpr Int kMantissa = 23, kBias = 127;
-constexpr Real kMagic = 12582912.0f;
-constexpr Int kMagicBits = 0x4b400000;
+constexpr Real kMagic = 0x1.8p23f + kBias;
+constexpr Int kMagicBits = __builtin_bit_cast(Int, kMagic);
 constexpr Real kLog2e = 1.44269504f;
 constexpr Real kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 constexpr Real kHalfLn2 = 0.34657359f, kHalfLn2Low = 0.0f;

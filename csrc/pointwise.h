@@ -69,9 +69,8 @@ struct BackwardExtras {
   Stage stage = Stage::kWhole;
   const Real *c_mean = nullptr, *c_scale = nullptr;
   const Real *c_gain = nullptr, *c_bias = nullptr;
-  Real* hat = nullptr;                       // [rows][kWidth]
-  Real* normalised = nullptr;                // [rows][kWidth]
-  Real *dgain = nullptr, *dshift = nullptr;  // [kWidth], added to
+  Real* hat = nullptr;         // [rows][kWidth]
+  Real* normalised = nullptr;  // [rows][kWidth]
 };
 
 // Row r's new c, normalised; a gain and a bias make of it what the cell shows. For both kinds of extras.
@@ -90,8 +89,10 @@ struct BackwardBlock {
   Real* dc = nullptr;               // [rows][kWidth], in place; dn and dm `plane` further on
   std::size_t plane = 0;
   const Real* peep[kGates] = {};
-  Real* dbias = nullptr;  // [learned gates][kWidth], added to
-  Real* dpeep = nullptr;  // [gates][kWidth], added to
+  // Added to, laid out as Layout::sums has them: gradients of biases, peepholes, c's gain and bias. One for all
+  // rows, or of each row its own.
+  Real* const* sums = nullptr;
+  bool by_row = false;
   const BackwardExtras* extras = nullptr;
 };
 

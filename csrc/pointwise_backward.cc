@@ -7,11 +7,24 @@ namespace gatewise {
 namespace GATEWISE_ISA {
 namespace {
 
-// What is summed over the rows of a block.
+// What is summed over the rows of a block, or of one row.
 struct Sums {
   Floats bias[kGates] = {};
   Floats peep[kGates] = {};
   Floats gain = {}, shift = {};
+
+  [[gnu::always_inline]] void add_to(const Row& row, const BackwardBlock& block, Real* to) const {
+    const auto add = [&](Real* at, Floats sum) __attribute__((always_inline)) { store(at, load(at) + sum); };
+    const std::size_t line = row.learned_count() * kWidth;
+    each_gate([&](Gate gate) __attribute__((always_inline)) {
+      if (!row.learned(gate)) return;
+      add(to + row.slot(gate) * kWidth, bias[gate]);
+      if (row.gates[gate].peep != Peep::kNone) add(to + line + gate * kWidth, peep[gate]);
+    });
+    if (!block.extras || block.extras->stage == Stage::kWhole) return;
+    add(to + 3 * line + kGates * kWidth, gain);
+    add(to + 3 * line + (kGates + 1) * kWidth, shift);
+  }
 };
 
 struct Point {
@@ -209,39 +222,33 @@ struct FromOutput {
 
 [[gnu::always_inline]] inline void run(const Row& row, const BackwardBlock& block) {
   const std::size_t line = row.learned_count() * kWidth;
-  Sums sums;
   Floats shown[kChunk][2];
+  Sums none;
   // As in forward, all rows' functions first.
   if (!block.extras && row.update == Update::kAdditive) {
     map(
         block.rows,
         [&](std::size_t r) __attribute__((always_inline)) {
-          const Point point = {row, block, r, block.gates + r * line, sums, nullptr};
+          const Point point = {row, block, r, block.gates + r * line, none, nullptr};
           return shown[r][0] = updated(row, gates_of(row, point), load(block.c_old + r * kWidth));
         },
         [&](auto c) __attribute__((always_inline)) { return squash(row.output, c); },
         [&](std::size_t r, Floats squashed) __attribute__((always_inline)) { shown[r][1] = squashed; });
   }
-  for (std::size_t r = 0; r < block.rows; ++r) {
-    const Point point = {row, block, r, block.gates + r * line, sums, shown[r]};
-    if (row.update == Update::kRecurrent)
-      recurrent(row, point);
-    else if (row.update == Update::kAdditive)
-      additive(row, point);
-    else
-      exponential(row, point);
+  const std::size_t together = block.by_row ? 1 : block.rows;
+  for (std::size_t first = 0; first < block.rows; first += together) {
+    Sums sums;
+    for (std::size_t r = first; r < first + together; ++r) {
+      const Point point = {row, block, r, block.gates + r * line, sums, shown[r]};
+      if (row.update == Update::kRecurrent)
+        recurrent(row, point);
+      else if (row.update == Update::kAdditive)
+        additive(row, point);
+      else
+        exponential(row, point);
+    }
+    sums.add_to(row, block, block.sums[first]);
   }
-  each_gate([&](Gate gate) __attribute__((always_inline)) {
-    if (!row.learned(gate)) return;
-    Real* to = block.dbias + row.slot(gate) * kWidth;
-    store(to, load(to) + sums.bias[gate]);
-    if (row.gates[gate].peep == Peep::kNone) return;
-    to = block.dpeep + gate * kWidth;
-    store(to, load(to) + sums.peep[gate]);
-  });
-  if (!block.extras || !block.extras->dgain) return;
-  store(block.extras->dgain, load(block.extras->dgain) + sums.gain);
-  store(block.extras->dshift, load(block.extras->dshift) + sums.shift);
 }
 
 void any(const Row& row, const BackwardBlock& block) { run(row, block); }
@@ -251,8 +258,10 @@ void vanilla(const Row&, const BackwardBlock& block) { run(kRows[0], block); }
 
 template <std::size_t kIndex>
 void compiled(const Row&, const BackwardBlock& block) {
-  if (block.extras) __builtin_unreachable();
-  run(kRows[kIndex], block);
+  // A copy that nothing else can see: else the compiler reads all of it again after every store.
+  BackwardBlock own = block;
+  own.extras = nullptr;
+  run(kRows[kIndex], own);
 }
 
 template <std::size_t... kIndex>

@@ -17,7 +17,7 @@ struct BackwardRows {
   const Real* c_mask[kChunk];
   const Real* dtrace[kTraces][kChunk];
   const Real* dprojected[kChunk];
-  bool restarts[kChunk];  // read only if any_restart
+  bool restarts[kChunk];
   bool any_restart;
   const Real* c_old;  // planes of [blocks][...][kWidth]
   std::size_t old_block, old_plane;

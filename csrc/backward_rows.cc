@@ -58,22 +58,22 @@ void BackwardGroup::point_row(BackwardRows& rows, std::size_t r, std::size_t s) 
   const std::size_t row = chunk.row[r], t = chunk.time(r, s, sequence_.reverse), at = rows.window + r;
   const Real* h = sequence_.state[kH] ? sequence_.state[kH] + row * layer_.recurrent() : job_.zeros;
   if (s) h = sequence_.y.at(chunk.time(r, s - 1, sequence_.reverse), row);
+  rows.restarts[r] = sequence_.reset && restarts(sequence_, chunk, r, s);
+  rows.any_restart = rows.any_restart || rows.restarts[r];
+  if (rows.restarts[r]) h = sequence_.start[kH] ? sequence_.start[kH] + row * layer_.recurrent() : job_.zeros;
   job_.x_rows[at] = sequence_.x.at(t, row);
   job_.h_rows[at] = h;
   if (job_.gradients->dy.data) rows.dy[r] = job_.gradients->dy.at(t, row);
-  if (options_ || sequence_.reset || sequence_.recurrent_mask) point_more(rows, r, s, t);
+  if (options_ || sequence_.recurrent_mask) point_more(rows, r, s, t);
 }
 
-// What only options, resets and masks need.
+// What only options and masks need.
 void BackwardGroup::point_more(BackwardRows& rows, std::size_t r, std::size_t s, std::size_t t) {
   const Chunk& chunk = *rows.chunk;
   const std::size_t row = chunk.row[r], wide = layer_.recurrent(), at = rows.window + r;
   const std::size_t dense = t * sequence_.rows + row;
-  rows.restarts[r] = sequence_.reset && restarts(sequence_, chunk, r, s);
-  rows.any_restart = rows.any_restart || rows.restarts[r];
-  const Real*& h = job_.h_rows[at];
-  if (rows.restarts[r]) h = sequence_.start[kH] ? sequence_.start[kH] + row * wide : job_.zeros;
   if (sequence_.recurrent_mask) {
+    const Real*& h = job_.h_rows[at];
     Real* masked = job_.masked + at * wide;
     const Real* mask = sequence_.recurrent_mask + row * wide;
     for (std::size_t k = 0; k < wide; ++k) masked[k] = h[k] * mask[k];
@@ -107,13 +107,12 @@ void BackwardGroup::find_old_cells(BackwardRows& rows, std::size_t s) {
   rows.c_old = rows.staged, rows.old_block = kVectorStride, rows.old_plane = plane();
   for (std::size_t state = 1; state < layer_.plain_states(); ++state)
     for (std::size_t r = 0; r < rows.active; ++r) {
-      const bool restarts = rows.any_restart && rows.restarts[r];
-      const Real* from = restarts ? sequence_.start[state] : s ? nullptr : sequence_.state[state];
+      const Real* from = rows.restarts[r] ? sequence_.start[state] : s ? nullptr : sequence_.state[state];
       for (std::size_t b = 0; b < layout_.blocks; ++b) {
         Floats value = {};
         if (from)
           value = load_some(from + chunk.row[r] * layer_.hidden + b * kWidth, lanes_of(b, layer_.hidden));
-        else if (s && !restarts)
+        else if (s && !rows.restarts[r])
           value = load(kept + (state - 1) * job_.saved.plane + b * stride + r * kWidth);
         store(rows.staged + (state - 1) * plane() + b * kVectorStride + r * kWidth, value);
       }

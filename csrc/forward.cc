@@ -18,7 +18,7 @@ void ForwardGroup::run() {
   options_ = has_options(layer_, *job_.sequence);
   only_norm_ = layer_.layer_norm && !has_options_but_norm(layer_, *job_.sequence);
   point_ = forward_point(layer_.row, options_);
-  points_more_ = options_ || layer_.projected || job_.sequence->reset || job_.sequence->recurrent_mask;
+  points_more_ = options_ || layer_.projected || job_.sequence->recurrent_mask;
   plan_pieces();
   plan_fetching();
   std::memset(zeros_, 0, zero_count() * sizeof(Real));

@@ -42,7 +42,7 @@ bool has_options_but_norm(const Layer& layer, const Sequence& sequence);
 struct ForwardRows {
   const Chunk* chunk;
   std::size_t active;
-  bool restarts[kChunk];          // from the sequence's start states, in this step; set if there are resets
+  bool restarts[kChunk];          // from the sequence's start states, in this step
   const Real* source[3][kChunk];  // by Piece::Source
   const Real* h_old[kChunk];      // h before dropout
   Real* y[kChunk];

@@ -91,32 +91,29 @@ void ForwardGroup::point_row(ForwardRows& rows, std::size_t r, std::size_t s) {
   rows.source[Piece::kX][r] = sequence.x.at(t, row);
   rows.y[r] = job_.again ? rows.unused + r * layer_.width() : sequence.y.at(t, row);
   const Real* h = s ? sequence.y.at(chunk.time(r, s - 1, sequence.reverse), row) : first_h(row);
+  rows.restarts[r] = sequence.reset && restarts(sequence, chunk, r, s);
+  if (rows.restarts[r]) h = sequence.start[kH] ? sequence.start[kH] + row * layer_.recurrent() : zeros_;
   rows.h_old[r] = rows.source[Piece::kHidden][r] = h;
   rows.source[Piece::kSeen][r] = nullptr;
   if (points_more_) point_more(rows, r, s, t);
 }
 
-// What only options, projections, resets and masks need.
+// What only options, projections and masks need.
 void ForwardGroup::point_more(ForwardRows& rows, std::size_t r, std::size_t s, std::size_t t) {
   const Sequence& sequence = *job_.sequence;
-  const Chunk& chunk = *rows.chunk;
-  const std::size_t row = chunk.row[r], wide = layer_.recurrent();
-  const Real*& h = rows.source[Piece::kHidden][r];
-  const Real*& seen = rows.source[Piece::kSeen][r];
-  if (layout_.seen_depth) seen = seen_before(rows, r, s);
-  rows.restarts[r] = sequence.reset && restarts(sequence, chunk, r, s);
-  if (rows.restarts[r]) {
-    h = sequence.start[kH] ? sequence.start[kH] + row * wide : zeros_;
+  const std::size_t row = rows.chunk->row[r], wide = layer_.recurrent();
+  if (layout_.seen_depth && rows.restarts[r]) {
     Real* at = rows.seen_rows + (2 * kChunk + r) * layout_.seen_depth;
     load_seen(sequence.start, row, at);
-    seen = at;
+    rows.source[Piece::kSeen][r] = at;
+  } else if (layout_.seen_depth) {
+    rows.source[Piece::kSeen][r] = seen_before(rows, r, s);
   }
-  rows.h_old[r] = h;
   if (sequence.recurrent_mask) {
     Real* masked = rows.masked + r * wide;
     const Real* mask = sequence.recurrent_mask + row * wide;
-    for (std::size_t k = 0; k < wide; ++k) masked[k] = h[k] * mask[k];
-    h = masked;
+    for (std::size_t k = 0; k < wide; ++k) masked[k] = rows.h_old[r][k] * mask[k];
+    rows.source[Piece::kHidden][r] = masked;
   }
   const std::size_t dense = t * sequence.rows + row, hidden = layer_.hidden;
   if (sequence.h_mask) rows.h_mask[r] = sequence.h_mask + dense * wide;
@@ -124,8 +121,9 @@ void ForwardGroup::point_more(ForwardRows& rows, std::size_t r, std::size_t s, s
   for (std::size_t i = 0; i < kTraces; ++i)
     if (sequence.trace[i]) rows.trace[i][r] = sequence.trace[i] + dense * (i == kGates + kH ? wide : hidden);
   if (layer_.projected)
-    rows.unprojected[r] = job_.saved.unprojected ? job_.saved.unprojected + (window(chunk, s) + r) * layout_.padded
-                                                 : rows.m_rows + r * layout_.padded;
+    rows.unprojected[r] = job_.saved.unprojected
+                              ? job_.saved.unprojected + (window(*rows.chunk, s) + r) * layout_.padded
+                              : rows.m_rows + r * layout_.padded;
   for (std::size_t i = 0; i < layer_.seen_count; ++i)
     rows.seen[layer_.seen[i]][r] = seen_after(rows, r, s) + i * hidden;
 }

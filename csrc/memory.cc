@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <mutex>
@@ -10,7 +11,21 @@
 namespace gatewise {
 namespace {
 
-constexpr std::align_val_t kCacheLine{64};
+constexpr std::size_t kCacheLine = 64, kHugePage = std::size_t{2} << 20;
+
+// Large pieces begin a huge page: walked through in strides of a step, small ones are more than a core remembers.
+std::align_val_t alignment(std::size_t bytes) { return std::align_val_t{bytes < kHugePage ? kCacheLine : kHugePage}; }
+
+void* allocated(std::size_t bytes) {
+  void* const data = ::operator new(bytes, alignment(bytes), std::nothrow);
+#if defined(MADV_HUGEPAGE)
+  // Where the system has none to give, ordinary ones do.
+  if (data && bytes >= kHugePage) madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
+void release(void* data, std::size_t bytes) { ::operator delete(data, alignment(bytes)); }
 
 struct Piece {
   void* data;
@@ -55,7 +70,7 @@ class Store {
     try {
       kept_.push_back(piece);
     } catch (const std::bad_alloc&) {
-      ::operator delete(piece.data, kCacheLine);
+      release(piece.data, piece.bytes);
       return;
     }
     kept_bytes_ += piece.bytes;
@@ -65,20 +80,20 @@ class Store {
  private:
   // What is kept is not needed more than this.
   void* allocate(std::size_t bytes) {
-    void* data = ::operator new(bytes, kCacheLine, std::nothrow);
+    void* data = allocated(bytes);
     if (!data) {
       most_ = 0;
       trim();
-      data = ::operator new(bytes, kCacheLine);
+      data = allocated(bytes);
     }
-    return data;
+    return data ? data : throw std::bad_alloc();
   }
 
   // Lets the oldest pieces go.
   void trim() {
     while (!kept_.empty() && (!most_ || kept_bytes_ + used_bytes_ > most_ + most_ / 4)) {
       kept_bytes_ -= kept_.front().bytes;
-      ::operator delete(kept_.front().data, kCacheLine);
+      release(kept_.front().data, kept_.front().bytes);
       kept_.erase(kept_.begin());
     }
   }

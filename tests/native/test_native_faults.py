@@ -2,7 +2,8 @@
 
 With glibc's default malloc, in a process of its own. Fresh pages fault when they are touched for the first time, so
 faults count the fresh memory of a call. What a call returns (outputs and gradients) is torch's to allocate, and may
-fault. torch.nn.LSTM takes 14,600 of them in the first case below.
+fault. torch.nn.LSTM takes 14,600 of them in the first case below. Huge pages are off, of which one fault would bring
+what hundreds stand for.
 """
 
 import json
@@ -15,11 +16,13 @@ import pytest
 from native_stack import BACKEND
 
 MEASURE = """
-import json, resource, sys
+import ctypes, json, resource, sys
 import torch
 from torch import nn
 import gatewise
 
+PR_SET_THP_DISABLE = 41
+assert ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
 which, cell, save, ragged, T, B, D, H = json.loads(sys.argv[1])
 torch.set_num_threads(1)
 torch.manual_seed(0)

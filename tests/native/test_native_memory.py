@@ -4,6 +4,7 @@ import ctypes
 import mmap
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from native_problem import Problem, check_same_bits, draw
 from native_rows import name_of
 from torch import Tensor
 
+from gatewise import _native
 from gatewise.spec import CELLS, Cell
 
 EXHAUST = """
@@ -52,6 +54,32 @@ print(y.requires_grad)
 def test_a_graph_that_lives_to_the_end_of_the_program_says_nothing():
     run = subprocess.run([sys.executable, "-c", ALIVE], capture_output=True, text=True, check=False)
     assert (run.stdout.strip(), run.stderr) == ("True", "")
+
+
+HUGE_PAGE = 2 << 20
+
+
+def flags_at(address: int) -> list[str]:
+    """What the system was told about the memory at an address."""
+    here = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if "-" in name:
+            first, last = (int(part, 16) for part in name.split("-"))
+            here = first <= address < last
+        elif here and name == "VmFlags:":
+            return rest
+    raise AssertionError(f"{address:x} is nowhere")
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists(), reason="a system without transparent huge pages"
+)
+def test_large_pieces_ask_for_huge_pages():
+    large, small = _native.empty(HUGE_PAGE), _native.empty(1000)
+    assert large.ctypes.data % HUGE_PAGE == 0
+    assert "hg" in flags_at(large.ctypes.data)
+    assert small.ctypes.data % 64 == 0
 
 
 class Guarded:

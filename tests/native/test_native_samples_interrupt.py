@@ -31,9 +31,9 @@ def run(T):
 
 run(50)
 before = run(3)
-begin = time.perf_counter()
+begin = time.thread_time()  # on a busy machine the call only takes longer
 run(1000)
-T = int(4000 / (time.perf_counter() - begin))
+T = int(4000 / (time.thread_time() - begin))
 sent = []
 
 def send():

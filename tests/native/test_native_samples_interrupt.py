@@ -11,6 +11,8 @@ import torch
 from gatewise import LSTM
 from torch.func import functional_call, grad, vmap
 
+# A shell has what it starts in the background ignore the signal, and so would this process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 kind, threads = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(threads)
 torch.manual_seed(0)
@@ -31,7 +33,7 @@ def run(T):
 
 run(50)
 before = run(3)
-begin = time.thread_time()  # on a busy machine the call only takes longer
+begin = time.thread_time()  # on a busy machine the calls take longer, not shorter
 run(1000)
 T = int(4000 / (time.thread_time() - begin))
 sent = []

@@ -17,10 +17,11 @@ import json, os, signal, sys, threading, time
 import torch
 from gatewise import LSTM
 
-backend, threads, gradient, save, cell, *wide = json.loads(sys.argv[1])
+backend, threads, gradient, save, cell, dtype, H = json.loads(sys.argv[1])
+torch.set_default_dtype(getattr(torch, dtype))
 torch.set_num_threads(threads)
 torch.manual_seed(0)
-D, H, B = 8192, wide[0] if wide else 8, 4
+D, B = 8192, 4
 layer = LSTM(D, H, cell=cell, save=save, backend=backend)
 row = torch.randn(D)
 
@@ -92,27 +93,35 @@ print(json.dumps([outcome, waited, same(again, before), bool(trained.weight_ih_l
 )
 
 
-def in_process(code: str, *arguments: Any) -> Any:
-    command = [sys.executable, "-c", code, json.dumps([BACKEND, *arguments])]
+def in_process(  # noqa: PLR0917 - in the order of the script
+    code: str, threads: int, gradient: bool, save: str, cell: str, dtype: str = "float32", hidden: int = 8
+) -> Any:
+    arguments = json.dumps([BACKEND, threads, gradient, save, cell, dtype, hidden])
+    command = [sys.executable, "-c", code, arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
-    ("threads", "gradient", "save", "cell"),
-    [(1, False, "all", "peephole"), (2, True, "all", "lstm")],
+    ("threads", "gradient", "save", "cell", "dtype"),
+    [
+        (1, False, "all", "peephole", "float32"),
+        (2, True, "all", "lstm", "float32"),
+        (1, True, "states", "cifg", "float64"),
+        (1, False, "all", "lstm", "bfloat16"),
+    ],
 )
-def test_control_c_ends_a_long_call(threads: int, gradient: bool, save: str, cell: str):
-    check_interrupted(threads, gradient, save, cell)
+def test_control_c_ends_a_long_call(threads: int, gradient: bool, save: str, cell: str, dtype: str):
+    check_interrupted(threads, gradient, save, cell, dtype)
 
 
 def test_control_c_ends_a_call_whose_steps_threads_share():
-    check_interrupted(2, False, "all", "lstm", 96)
+    check_interrupted(2, False, "all", "lstm", hidden=96)
 
 
-def check_interrupted(*arguments: Any) -> None:
-    outcome, waited, same, trains = in_process(INTERRUPT, *arguments)
+def check_interrupted(*arguments: Any, **sizes: int) -> None:
+    outcome, waited, same, trains = in_process(INTERRUPT, *arguments, **sizes)
     assert outcome == "KeyboardInterrupt"
     assert waited < 1
     assert same

@@ -66,6 +66,14 @@ def test_of_a_module_in_bfloat16(isa: str, cell: str, keywords: dict[str, Tensor
     assert_one(lambda: layer(x, **keywords))
 
 
+@torch.no_grad()
+def test_more_than_is_rounded_between_two_looks_at_signals():
+    layer, x = LSTM(64, 64, backend=BACKEND, dtype=torch.bfloat16), torch.randn(300, 64, 64).bfloat16()
+    assert x.numel() > 2**20
+    assert_one(lambda: layer(x))
+    assert_one(lambda: layer(torch.cat([x, x], 2)[..., :64]))
+
+
 @each_isa
 @each_cell
 @pytest.mark.parametrize("which", ["nothing", "x", "states", "weights", "all"])

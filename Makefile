@@ -8,7 +8,7 @@ NATIVE := CMakeLists.txt pyproject.toml $(wildcard cmake/* csrc/* tests/cpp/*)
 
 .PHONY: demo test lint types imports unit format fuzz fuzz-engine sanitized sanitize sanitize-threads leaks wheels
 .PHONY: test-arm arm-tools test-old-cpus old-cpus-tools clean
-.PHONY: bench-quick bench bench-full bench-runtime bench-training bench-samples
+.PHONY: bench-quick bench bench-full bench-runtime bench-training bench-samples bench-half-width
 
 demo: $(VENV)/installed
 	$(PY) examples/co2/demo.py
@@ -52,14 +52,24 @@ arm-tools:
 	@for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool > /dev/null || { \
 	  echo "make test-arm needs $$tool. Debian, Ubuntu: apt install g++-aarch64-linux-gnu qemu-user."; exit 1; }; done
 
-test-old-cpus: old-cpus-tools build/cases.bin
-	$(PY) tests/old_cpus.py build/cpp build/cases.bin
+# With the wheel of `make wheels`, in an environment of its own; or in OLD_CPUS_PYTHON=PATH/python, which has torch too.
+OLD_CPUS_PYTHON ?=
+test-old-cpus: old-cpus-tools $(if $(OLD_CPUS_PYTHON),,build/old-cpus/installed) build/cases.bin
+	$(PY) tests/old_cpus.py build/cpp build/cases.bin "$(or $(OLD_CPUS_PYTHON),build/old-cpus/bin/python)"
+
+build/old-cpus/installed: $(wildcard dist/*.whl)
+	@ls dist/*.whl > /dev/null 2>&1 || { echo "make test-old-cpus needs the wheel that make wheels leaves in dist/."; exit 1; }
+	$(PYTHON) -m venv --clear build/old-cpus
+	build/old-cpus/bin/python -m pip install -q --disable-pip-version-check --no-index --no-deps --find-links dist gatewise
+	build/old-cpus/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt numpy safetensors torch
+	touch $@
 
 old-cpus-tools:
 	@for tool in qemu-x86_64 objdump; do command -v $$tool > /dev/null || { \
 	  echo "make test-old-cpus needs $$tool. Debian, Ubuntu: apt install qemu-user binutils."; exit 1; }; done
 
-# About 1 minute, 12, and 75 (every shape and peer). All figures go to build/, the table to the screen.
+# About 1 minute, 11, and hours (every shape and peer; compiling a loop takes a minute). All figures go to build/, the
+# table to the screen.
 bench-quick: $(VENV)/installed
 	$(PY) -m bench --suite quick --json build/bench-quick.json
 
@@ -84,6 +94,10 @@ bench-training: $(VENV)/installed
 bench-samples: $(VENV)/installed
 	$(PY) -m bench.samples --threads 1,2
 	$(PY) -m bench.samples --memory
+
+# bfloat16 beside our float32 and torch's bfloat16, and the errors of each: a few minutes.
+bench-half-width: $(VENV)/installed
+	$(PY) -m bench.half_width --threads 1,2 --json build/bench-half-width.json
 
 # The readers of model files and of states, each for so many seconds. What reached new code stays in build/fuzz.
 FUZZ_SECONDS ?= 60

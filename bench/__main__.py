@@ -166,7 +166,7 @@ def _arguments() -> argparse.Namespace:
         "python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--suite", choices=SUITES, default="standard", help="about 1, 10, 75 minutes; standard by default")
+    add("--suite", choices=SUITES, default="standard", help="about 1 and 11 minutes, and hours; standard by default")
     add("--filter", metavar="REGEX", default="", help="only the cases in whose name it is found; see --list")
     add("--rounds", metavar="N", type=_positive, help="rounds of turns, instead of the suite's own number")
     add("--threads", metavar="N[,N]", type=_threads, default=THREADS, help="numbers of threads (default: 1,2)")

@@ -20,6 +20,7 @@ from bench.problem import Data, Results
 Run = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """From x to y, and the final h and c, each [B, ·]."""
 
+LOSSES = 30  # steps of a model's training that are compared
 _RATE = 1e-12  # the weights are written to, yet stay what they are
 
 
@@ -123,6 +124,36 @@ class TorchEngine:
         return pad_packed_sequence(self._packing._replace(data=flat))[0]
 
 
+class ModelEngine(TorchEngine):
+    """Layers with a linear head and AdamW, as a training script has them: a step is timed from end to end.
+
+    The results are the losses of the first steps. All start from the same weights.
+    """
+
+    def __init__(self, problem: Problem, data: Data, layers: nn.Module, threads: int):
+        torch.manual_seed(0)  # drawn in float32 in any dtype
+        layers.load_state_dict(nn.LSTM(problem.D, problem.H, problem.layers).state_dict())
+        self._linear = nn.Linear(problem.H, 1).to(data.x.dtype)
+        super().__init__(problem, data, dict(layers.named_parameters()), layers, threads)
+        self._inputs, self._target = data.x, data.x[..., :1].cumsum(0).tanh()
+        self._optimizer = torch.optim.AdamW([*layers.parameters(), *self._linear.parameters()])
+
+    def step(self) -> float:
+        start = perf_counter()
+        self._advance()
+        return perf_counter() - start
+
+    def results(self) -> Results:
+        return {"losses": torch.stack([self._advance() for _ in range(LOSSES)])}
+
+    def _advance(self) -> Tensor:
+        self._optimizer.zero_grad()
+        loss = (self._linear(self._run(self._inputs)[0]) - self._target).square().mean()
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach()
+
+
 class _Packed:
     """torch.nn.LSTM over a batch that was packed before."""
 
@@ -147,6 +178,7 @@ def gatewise_engine(problem: Problem, data: Data, threads: int, backend: str) ->
     layer = gatewise.LSTM(
         problem.D,
         problem.H,
+        problem.layers,
         cell=problem.cell,
         layer_norm=problem.layer_norm,
         proj_size=problem.proj,
@@ -154,6 +186,8 @@ def gatewise_engine(problem: Problem, data: Data, threads: int, backend: str) ->
         backend=backend,
         **keywords,
     )
+    if problem.layers > 1:
+        return ModelEngine(problem, data, layer, threads)
 
     def run(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y, (h, c, *_) = layer(x, lengths=data.lengths, reset=data.reset)
@@ -172,7 +206,9 @@ def torch_engine(problem: Problem, data: Data, threads: int) -> TorchEngine:
     """torch.nn.LSTM."""
     if not problem.vanilla:
         raise ValueError(f"torch.nn.LSTM does not compute {problem}")
-    module = nn.LSTM(problem.D, problem.H, proj_size=problem.proj, dtype=data.x.dtype)
+    module = nn.LSTM(problem.D, problem.H, problem.layers, proj_size=problem.proj, dtype=data.x.dtype)
+    if problem.layers > 1:
+        return ModelEngine(problem, data, module, threads)
     weights = _fill(module, data)
     if data.lengths is not None:
         return TorchEngine(problem, data, weights, _Packed(module), threads)

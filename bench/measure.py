@@ -97,7 +97,7 @@ def medians(turns: Sequence[Turn]) -> dict[str, float]:
 
 
 class Check:
-    """Whether results are equal: within the dtype's rounding of the peer's, or else as exact as torch's own.
+    """Whether results are equal: within the dtype's rounding of the peer's or of the truth, or as exact as torch's own.
 
     Args:
         own: computes the results of torch's own operators in the problem's dtype.
@@ -125,10 +125,12 @@ class Check:
     def _differing(self, name: str, ours: Results, theirs: Results) -> str:
         if ours[name].shape != theirs[name].shape:
             return f"{name} is {list(ours[name].shape)}, the peer's {list(theirs[name].shape)}"
-        if _distance(ours, theirs, name) <= self.CLOSE[ours[name].dtype] * max(1.0, _size(theirs, name)):
+        close = self.CLOSE[ours[name].dtype]
+        if _distance(ours, theirs, name) <= close * max(1.0, _size(theirs, name)):
             return ""
         own, truth = self._own(), self._truth()
-        error, bound = _distance(ours, truth, name), self.FACTOR * _distance(own, truth, name)
+        bound = max(self.FACTOR * _distance(own, truth, name), close * max(1.0, _size(truth, name)))
+        error = _distance(ours, truth, name)
         if not error <= bound:
             return f"{name} is off by {error:.1e}, at most {bound:.1e} allowed"
         error, bound = _distance(theirs, truth, name), self.SAME * max(1.0, _size(truth, name))

@@ -280,6 +280,16 @@ GROUPS = (
         ),
     ),
     Group(
+        "training step of a model: two layers, linear head, AdamW; H = 64",
+        "torch, tuned malloc",
+        ("torch",),
+        lambda row: row.problem.layers > 1 and row.malloc == "tuned",
+        (
+            Target("1 thread", 1.5, lambda row: row.threads == 1),
+            Target("2 threads", 1.7, lambda row: row.threads == 2),
+        ),
+    ),
+    Group(
         "reset mask, 1 % of steps",
         "ours with none",
         ("plain",),

@@ -1,8 +1,9 @@
 """Older processors, emulated by qemu-user: everything starts, chooses what there is, and computes the right bits.
 
-    python tests/old_cpus.py FOLDER CASES
+    python tests/old_cpus.py FOLDER CASES PYTHON
 
-FOLDER has what CMake built of tests/cpp, CASES is a file of tests/native/native_record.py. ``make test-old-cpus``.
+FOLDER has what CMake built of tests/cpp, CASES is a file of tests/native/native_record.py, PYTHON an interpreter that
+has a wheel, as users have it, and torch. ``make test-old-cpus``.
 """
 
 import os
@@ -22,6 +23,9 @@ from gatewise.format import Conv1d, LayerNorm, Linear, Lstm, ModelFile, save_mod
 
 CPUS = {"Nehalem": "baseline", "SandyBridge": "baseline", "Haswell,-fma": "baseline", "Haswell": "avx2"}
 """Models from 2008 on, with the best instruction set of ours that each has: SandyBridge has AVX, but not AVX2."""
+
+LACKED = {"baseline": "avx2", "avx2": "avx512"}
+"""The next better instruction set."""
 
 OLDEST = "qemu64"
 """What every x86-64 processor can do, which is less than NumPy needs."""
@@ -55,6 +59,7 @@ print(",".join(gatewise.engine().isas), hashlib.sha256(found).hexdigest())
 """
 
 IMPORT = "from gatewise import _native; print(_native.isa(), ','.join(_native.available_isas()))"
+PLACE = "import sys, gatewise; print(sys.prefix, gatewise.__file__, sep='\\n')"
 
 
 def emulated(cpu: str, *command: str | Path, isa: str = "") -> subprocess.CompletedProcess[str]:
@@ -99,6 +104,15 @@ def check_instructions(bits: Path, library: Path) -> str:
     return f"{len(kernels)} functions have newer instructions, all of them kernels; kernels share none with others"
 
 
+def check_wheel(python: Path) -> str:
+    """What is tested is a wheel, and not the working tree, whose core has more than a wheel's."""
+    environment, package = native(python, "-c", PLACE).splitlines()
+    assert Path(package).is_relative_to(environment), f"gatewise comes from {package}, not from {environment}"
+    (wheel,) = Path(package).parents[1].glob("gatewise-*.dist-info/WHEEL")
+    tags = re.findall(r"^Tag: (.+)$", wheel.read_text(), re.MULTILINE)
+    return f"a wheel for {', '.join(tags)}, in {environment}"
+
+
 def check_refusal(bits: Path) -> str:
     """The emulator refuses what a processor lacks; without that nothing here could fail."""
     for cpu, lacks in ((OLDEST, "avx2"), ("SandyBridge", "avx2"), ("Haswell,-fma", "avx2"), ("Haswell", "avx512")):
@@ -108,9 +122,9 @@ def check_refusal(bits: Path) -> str:
     return "the emulator refuses AVX2 and AVX-512 where a processor lacks them"
 
 
-def check_core(cpu: str) -> str:
+def check_core(cpu: str, python: Path) -> str:
     """The compiled core alone, which needs no NumPy."""
-    isa, isas = good(emulated(cpu, sys.executable, "-c", IMPORT)).split()
+    isa, isas = good(emulated(cpu, python, "-c", IMPORT)).split()
     assert isa == isas == "baseline", isas
     return f"{cpu}: the core without NumPy starts with {isas}"
 
@@ -120,19 +134,19 @@ def check_cases(cpu: str, isa: str, bits: Path, cases: Path) -> str:
     return f"{cpu}: {good(emulated(cpu, bits, cases, isa)).strip()}"
 
 
-def check_python(cpu: str, isa: str, code: str, given: Sequence[Path]) -> str:
+def check_python(cpu: str, isa: str, python: Path, code: str, given: Sequence[Path]) -> str:
     """Python chooses the instruction set and gives the bits that it gives here."""
-    isas, digest = good(emulated(cpu, sys.executable, "-c", code, *given)).split()
+    isas, digest = good(emulated(cpu, python, "-c", code, *given)).split()
     assert isas.split(",")[0] == isa, isas
     assert "avx512" not in isas, isas
-    _, expected = native(sys.executable, "-c", code, *given, isa=isa).split()
+    _, expected = native(python, "-c", code, *given, isa=isa).split()
     assert digest == expected, f"{cpu} gives other bits than {isa} here"
     return f"{cpu}: {'a layer in torch' if code is TORCH else 'a saved model'} has {isas}, and the same bits as here"
 
 
-def check_forced(cpu: str, isa: str) -> str:
+def check_forced(cpu: str, isa: str, python: Path) -> str:
     """An instruction set that the processor lacks is an error that says which ones it has."""
-    run = emulated(cpu, sys.executable, "-c", "import gatewise; gatewise.engine()", isa=isa)
+    run = emulated(cpu, python, "-c", "import gatewise; gatewise.engine()", isa=isa)
     told = f"gatewise.errors.InputError: instruction set '{isa}' is not available here"
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1, run.returncode
@@ -153,21 +167,22 @@ def model(folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    bits, cases = Path(sys.argv[1], "bits"), Path(sys.argv[2])
+    bits, cases, python = Path(sys.argv[1], "bits"), Path(sys.argv[2]), Path(sys.argv[3]).absolute()
     if platform.machine() != "x86_64":
         sys.exit("make test-old-cpus runs on x86-64 processors.")
     print(check_instructions(bits, bits.parent / "libgatewise_engine.a"))
     print(check_refusal(bits))
+    print(check_wheel(python))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as team:
         given = model(Path(folder))
         work = [
             # Not AVX2's: this emulator (7.2) reads all of what a masked load reads in part, and ends where
             # the rest is not there. Here, and on every processor that has it, `bits` compares them without it.
             team.submit(check_cases, OLDEST, "baseline", bits, cases),
-            *(team.submit(check_python, cpu, CPUS[cpu], TORCH, given) for cpu in ("Nehalem", "Haswell")),
-            team.submit(check_core, OLDEST),
-            *(team.submit(check_python, cpu, isa, RUNTIME, given) for cpu, isa in CPUS.items()),
-            *(team.submit(check_forced, cpu, "avx512" if isa == "avx2" else "avx2") for cpu, isa in CPUS.items()),
+            *(team.submit(check_python, cpu, CPUS[cpu], python, TORCH, given) for cpu in ("Nehalem", "Haswell")),
+            team.submit(check_core, OLDEST, python),
+            *(team.submit(check_python, cpu, isa, python, RUNTIME, given) for cpu, isa in CPUS.items()),
+            *(team.submit(check_forced, cpu, LACKED[isa], python) for cpu, isa in CPUS.items()),
         ]
         for each in work:
             print(each.result(), flush=True)

@@ -101,6 +101,7 @@ def test_a_case_survives_json():
         (replace(TINY, cell="cifg"), 3 * 5 * (2 + 5)),
         (replace(TINY, cell="fgr"), 4 * 5 * (2 + 5) + 9 * 5 * 5),
         (replace(TINY, proj=3), 4 * 5 * (2 + 3) + 5 * 3),
+        (replace(TINY, layers=2), 4 * 5 * (2 + 5) + 4 * 5 * (5 + 5)),
     ],
 )
 def test_operations_count_the_products(problem: Problem, products: int):
@@ -121,6 +122,7 @@ LOOPED = [replace(TRAIN, cell=cell) for cell in (*CELLS, "fgr")] + [replace(TRAI
         (TRAIN, ("torch", "jax", "plain", "one thread")),
         (replace(TRAIN, lengths=True), ("torch", "plain")),
         (replace(TRAIN, reset=True), ("plain",)),
+        (replace(TRAIN, layers=2), ("torch",)),
         *((problem, ("loop",)) for problem in LOOPED),
     ],
     ids=str,
@@ -168,6 +170,16 @@ def test_wrong_results_are_refused(peer: str, name: str, monkeypatch: pytest.Mon
     assert row.ratio == row.ours == 0
 
 
+def test_a_model_whose_losses_differ_is_refused(monkeypatch: pytest.MonkeyPatch):
+    def ours(problem: Problem, data: Data, threads: int, backend: str) -> TorchEngine:
+        return gatewise_engine(problem, data._replace(x=data.x * (1 + 1e-4)), threads, backend)
+
+    monkeypatch.setattr("bench.worker.gatewise_engine", ours)
+    (row,) = small_bench().run(Case(replace(TRAIN, layers=2), ("torch",)))
+    assert row.status == "refused"
+    assert row.why.startswith("losses is off by ")
+
+
 def test_a_peer_that_computes_something_else_is_refused():
     def altered(peer: str, problem: Problem, data: Data, *rest: object) -> Engine:
         weights = data.weights | {"weight_hh": data.weights["weight_hh"] * 1.1}
@@ -201,6 +213,12 @@ def test_long_sequences_may_err_twice_as_much_as_torch():
     check = Check(lambda: {"y": torch.ones(2) + 1e-4}, lambda: {"y": torch.ones(2)})
     assert check.differing({"y": torch.ones(2) - 1.9e-4}) == ""
     assert "y is off by 2.1e-04, at most 2.0e-04" in check.differing({"y": torch.ones(2) - 2.1e-4})
+
+
+def test_a_peers_rounding_is_not_ours():
+    check = Check(lambda: {"y": torch.full((2,), 100.0)}, lambda: {"y": torch.full((2,), 100.0)})
+    assert check.differing({"y": torch.full((2,), 100 + 9e-5)}, {"y": torch.full((2,), 100 - 9e-5)}) == ""
+    assert "at most 1.0e-04" in check.differing({"y": torch.full((2,), 100 + 2e-4)}, {"y": torch.full((2,), 99.999)})
 
 
 def test_what_our_engine_does_not_serve_is_said():

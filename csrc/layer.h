@@ -25,7 +25,7 @@ struct GateRow {
   Kind kind = Kind::kAbsent;
   Squash squash = Squash::kIdentity;
   Peep peep = Peep::kNone;
-  bool operator==(const GateRow&) const = default;
+  [[gnu::always_inline]] bool operator==(const GateRow&) const = default;
 };
 
 // A row of the cell table, with the peepholes that are switched on. Kernels use these functions: if one of them were
@@ -34,7 +34,7 @@ struct Row {
   Update update = Update::kAdditive;
   GateRow gates[kGates];
   Squash output = Squash::kTanh;
-  bool operator==(const Row&) const = default;
+  [[gnu::always_inline]] bool operator==(const Row&) const = default;
 
   [[gnu::always_inline]] constexpr bool learned(Gate gate) const { return gates[gate].kind == Kind::kLearned; }
   // Where a learned gate lies among the learned ones of a block.

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 from gatewise import LSTM, LSTMCell, _native
 from gatewise.format import Block, Conv1d, Linear, Lstm, ModelFile
@@ -102,17 +103,18 @@ def uniform(*shape: int) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape))) - 0.5
 
 
-def long_way(*, gradient: bool, save: str = "all") -> Callable[[], Call]:
+def long_way(*, gradient: bool, save: str = "all", dtype: torch.dtype = torch.float32) -> Callable[[], Call]:
     """The functional door; with a gradient, only backward counts."""
     cell = variant("peephole", proj_size=3, layer_norm=True)
     B, D, H = 11, 5, 9
 
     def prepare() -> Call:
-        x = uniform(6, B, D).requires_grad_(gradient)
-        weights = Weights(
-            **{name: uniform(*shape).requires_grad_(gradient) for name, shape in cell.shapes(D, H).items()}
-        )
-        directions = [Direction((uniform(B, 3), uniform(B, H)), weights, reverse) for reverse in (False, True)]
+        def leaf(*shape: int) -> torch.Tensor:
+            return uniform(*shape).to(dtype).requires_grad_(gradient)
+
+        x, state = leaf(6, B, D), (uniform(B, 3).to(dtype), uniform(B, H).to(dtype))
+        weights = Weights(**{name: leaf(*shape) for name, shape in cell.shapes(D, H).items()})
+        directions = [Direction(state, weights, reverse) for reverse in (False, True)]
         lengths = [6, 0, 3, 6, 1, 2, 6, 5, 4, 3, 2]
 
         def run() -> Any:
@@ -148,6 +150,26 @@ def stack(*, backward: bool, dtype: torch.dtype = torch.float32, **options: Any)
         return both if backward else forward
 
     return prepare
+
+
+def mapped(*, members: bool) -> Callable[[], Call]:
+    """The gradients of each sample, or those of each member of an ensemble, forward and backward in one call."""
+    torch.manual_seed(0)
+    modules, x = [LSTM(4, 8, cell="peephole", backend="native") for _ in range(3)], uniform(5, 9, 4)
+    lengths = torch.tensor([5, 0, 3, 5, 1, 2, 4, 5, 5])
+    weights, _ = stack_module_state(modules)
+    weights = {name: (value if members else value[0]).detach() for name, value in weights.items()}
+
+    def loss(weights: dict[str, torch.Tensor], x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        y, state = functional_call(modules[0], weights, (x,), {"lengths": lengths})
+        return y.sum() + torch.stack([part.square().sum() for part in state]).sum()
+
+    def each() -> list[np.ndarray]:
+        if members:
+            return arrays([*vmap(grad(loss), (0, None, None))(weights, x, lengths).values()])
+        return arrays([*vmap(grad(loss), (None, 1, 0))(weights, x[:, :, None], lengths[:, None]).values()])
+
+    return lambda: each
 
 
 def cell() -> Callable[[], Call]:
@@ -225,11 +247,15 @@ def opening() -> Callable[[], Call]:
 KINDS: dict[str, Callable[[], Callable[[], Call]]] = {
     "forward": lambda: long_way(gradient=False),
     "backward": lambda: long_way(gradient=True),
+    "forward-double": lambda: long_way(gradient=False, dtype=torch.float64),
+    "backward-double": lambda: long_way(gradient=True, dtype=torch.float64),
     "backward-states": lambda: long_way(gradient=True, save="states"),
     "stack": lambda: stack(backward=False),
     "stack-rounded": lambda: stack(backward=False, dtype=torch.bfloat16),
     "stack-backward": lambda: stack(backward=True),
     "stack-states": lambda: stack(backward=True, save="states", cell="slstm"),
+    "samples": lambda: mapped(members=False),
+    "members": lambda: mapped(members=True),
     "cell": cell,
     "packing": lambda: packing("f32"),
     "packing-halved": lambda: packing("bf16"),

@@ -2,13 +2,15 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from native_problem import Tensors, check_same_bits
+from native_problem import ISAS, Tensors, check_same_bits
 from torch import Tensor
 
+from gatewise import _native
 from gatewise.ops import BACKENDS
 from gatewise.reference.cell import SQUASH
 from gatewise.spec import Gate, Variant
@@ -18,12 +20,13 @@ Values = Callable[[torch.dtype, int], Tensors]
 """What the reference gives in a dtype, with the numbers moved unless the number is 0 (``Moved``)."""
 
 SMALL, PEERS = 1e-6, 8
-DTYPES = sorted(BACKENDS["native"].dtypes & {torch.float32, torch.float64}, key=str)
-"""What the engine computes in, of the dtypes whose results can be held to those in float64."""
+DTYPES = sorted(BACKENDS["native"].dtypes, key=str)
+HALVES = [dtype for dtype in DTYPES if dtype.itemsize == 2]
+"""Those in which nothing is computed: the engine widens what it is given to float32, and rounds its results once."""
 
 
 class UnstableError(Exception):
-    """The reference in float32 has no digits left, so that there is nothing to compare with."""
+    """The reference in float32, or half the width, has no digits left, so that there is nothing to compare with."""
 
 
 class EdgeError(Exception):
@@ -116,9 +119,9 @@ class Draw(random.Random):
         return self.layout(torch.tensor(lengths, dtype=self.choice(kinds)))
 
     def dtype(self, variant: Variant, hidden: int) -> torch.dtype:
-        """What a cell of H units computes in: float32 or float64.
+        """Of what a cell of H units is given.
 
-        Not float64 where all that a layer norm sees may be equal, by a clip or as the only one: there torch's own, the
+        Only float32 where all that a layer norm sees may be equal, by a clip or as the only one: there torch's own, the
         truth in float64, is off by what rounding leaves times one over the root of its epsilon.
         """
         drawn = self.choice(DTYPES)
@@ -126,18 +129,33 @@ class Draw(random.Random):
         return torch.float32 if without_variance else drawn
 
 
+@contextmanager
+def engine(case: Draw) -> Iterator[None]:
+    """Have an instruction set and a number of threads in use, for a while."""
+    isa, threads, former = case.choice(ISAS), case.choice([1, 1, 2, 3, 4]), _native.isa()
+    case.note(isa=isa, threads=threads)
+    _native.use_isa(isa)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
+        _native.use_isa(former)
+
+
 class Moved:
     """Moves numbers: errors of rounding, seen from outside.
 
     Every second one to the next float above or below, for the first seeds. All of them by about a thousand floats, for
     those after: a result that is one number, large or ill-conditioned, may be rounded well by luck in every neighbour.
+    Of half the width always the next: it is farther away than that.
     """
 
     def __init__(self, seed: int):
         self._generator, self._far = torch.Generator().manual_seed(seed), seed > PEERS
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        if self._far:
+        if self._far and tensor.dtype not in HALVES:
             factor = 1 + (torch.rand(tensor.shape, generator=self._generator) - 0.5) * 2**-12
             # Floats also where doubles are asked for, so that both have the same numbers.
             return (tensor.float() * factor).to(tensor.dtype)
@@ -146,12 +164,15 @@ class Moved:
         return torch.where(draws == 0, up, torch.where(draws == 1, down, tensor))
 
 
-def compare(ours: Tensors, values: Values, factor: float, dtype: torch.dtype = torch.float32) -> None:
+def compare(
+    ours: Tensors, values: Values, factor: float, dtype: torch.dtype = torch.float32, *, between: bool = False
+) -> None:
     """Hold the engine's results to the reference.
 
     In float32 within 1e-6 × max(1, max|float64|); else within three times ``factor`` times the largest error that the
     reference itself has in float32 over several runs, on the numbers as they are and moved. In float64 within twice the
-    same, made as much smaller as its errors of rounding are: the reference is rounded there too.
+    same, made as much smaller as its errors of rounding are: the reference is rounded there too. In half the width a
+    result is what a float32 within those bounds is rounded to.
 
     Three times, because the largest error of a result is a draw, ours as the reference's, and minutes bring tens of
     thousands of them: of those off by more than 3e-7 one in a hundred is beyond ``factor``, one in some thousands
@@ -161,36 +182,60 @@ def compare(ours: Tensors, values: Values, factor: float, dtype: torch.dtype = t
         ours: results by name.
         values: the reference.
         factor: what one case is held to: 2, or 3 where rounding errors are multiplied.
-        dtype: in which the engine computed.
+        dtype: of the results.
+        between: whether numbers are rounded to half the width on their way through several layers. Then the reference
+            is rounded there too, and its errors are taken in that dtype.
 
     Raises:
         AssertionError: a result is farther off, or of another shape or dtype; FarGradientError if only gradients are.
         UnstableError: a result is farther off than 1e-6, but the reference has less than three digits there.
     """
     truth = values(torch.float64, 0)
-    smaller = 1.0 if dtype is torch.float32 else 2 * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
+    smaller = 2 * torch.finfo(dtype).eps / torch.finfo(torch.float32).eps if dtype is torch.float64 else 1.0
     assert ours.keys() == truth.keys(), (ours.keys(), truth.keys())
     for name, value in ours.items():
         assert value.shape == truth[name].shape, f"{name}: {value.shape}, not {truth[name].shape}"
         assert value.dtype == dtype, f"{name}: {value.dtype}"
-    far = {name: off(value, truth[name]) for name, value in ours.items()}
-    far = {name: found for name, found in far.items() if not found <= smaller * SMALL * scale(truth[name])}
-    if not far:
+    names = [name for name in ours if not within(ours[name], truth[name], smaller * SMALL * scale(truth[name]))]
+    if not names:
         return
-    near = [values(torch.float32, seed) for seed in range(1 + PEERS)]
-    beyond = range(1 + PEERS, 1 + 2 * PEERS)
-    around = [(values(torch.float32, seed), values(torch.float64, seed)) for seed in beyond]
+    worst = errors(values, truth, names, dtype if between else torch.float32)
     # Gradients, whose names begin with a d, come last.
-    for name, found in sorted(far.items(), key=lambda item: item[0].startswith("d ")):
-        size = scale(truth[name])
-        worst = max(off(peer[name], truth[name]) for peer in near)
-        worst = max(worst, *(size * off(peer[name], exact[name]) / scale(exact[name]) for peer, exact in around))
-        if not worst <= 1e-3 * size:
+    for name in sorted(names, key=lambda name: name.startswith("d ")):
+        if not worst[name] <= digits(dtype, between) * scale(truth[name]):
             raise UnstableError(name)
-        bound = smaller * 3 * factor * worst
-        if not found <= bound:
+        bound = smaller * 3 * factor * worst[name]
+        if not within(ours[name], truth[name], bound):
             kind = FarGradientError if name.startswith("d ") else AssertionError
-            raise kind(f"{name} is off by {found:.3g}, allowed is {bound:.3g}")
+            raise kind(f"{name} is off by {off(ours[name], truth[name]):.3g}, allowed is {bound:.3g}")
+
+
+def errors(values: Values, truth: Tensors, names: Sequence[str], dtype: torch.dtype) -> dict[str, float]:
+    """The largest error of the reference in a dtype: on the numbers as they are, beside them, and farther away."""
+    worst = dict.fromkeys(names, 0.0)
+    for seed in range(1 + 2 * PEERS):
+        peer = values(dtype, seed)
+        # Of neighbours in half the width the truth is another one, as it is farther away; else their move is an error.
+        moved = seed > PEERS or (seed and dtype in HALVES)
+        exact = values(torch.float64, seed) if moved else truth
+        for name in names:
+            found = scale(truth[name]) * off(peer[name], exact[name]) / scale(exact[name])
+            # A NaN is not the largest of numbers.
+            worst[name] = math.nan if math.isnan(found) else max(worst[name], found)
+    return worst
+
+
+def digits(dtype: torch.dtype, between: bool) -> float:
+    """How far off the reference may be where there is something to compare with: three digits, or what a half has."""
+    return max(1e-3, 16 * torch.finfo(dtype).eps) if between else 1e-3
+
+
+def within(value: Tensor, truth: Tensor, bound: float) -> bool:
+    """Whether no number is farther off; of half the width, whether a number no farther off is rounded to it."""
+    if value.dtype not in HALVES:
+        return off(value, truth) <= bound
+    least, most = ((truth + end).to(value.dtype) for end in (-bound, bound))
+    return bool(((least <= value) & (value <= most)).all())
 
 
 def check_edges(ours: Tensors, truth: Tensors, variant: Variant) -> None:

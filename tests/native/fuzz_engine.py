@@ -4,11 +4,11 @@
     python tests/native/fuzz_engine.py --seconds 60         # from today's first case on
     python tests/native/fuzz_engine.py --seed 7 --seconds 60
 
-A case is drawn from its seed alone: cell and options, sizes, strides, lengths, resets, masks, states, what requires a
-gradient, what backward is given, instruction set, threads, and what is kept; or a module, one step, or a model of the
-runtime. What must be equal to the bit is compared so (layouts, threads, what is kept, a second backward, a stream and
-the whole), all else with the reference in float64. The cases run in a process of their own, so that a crash is told
-with its seed too.
+A case is drawn from its seed alone: cell and options, dtype, sizes, strides, lengths, resets, masks, states, what
+requires a gradient, what backward is given, instruction set, threads, and what is kept; or a module, one step, the
+gradients of samples, an ensemble, or a model of the runtime. What must be equal to the bit is compared so (layouts,
+threads, what is kept, a second backward, none, a sample or a member and the same alone, a stream and the whole), all
+else with the reference in float64. The cases run in a process of their own, so that a crash is told with its seed too.
 """
 
 import argparse
@@ -39,16 +39,19 @@ def run_cases(first: int, seconds: float) -> int:
     """Run cases in this process, and say of each on standard output when it begins and how it ended."""
     import torch
     from fuzz_drawing import Draw, EdgeError, UnstableError
+    from fuzz_func import run_members, run_samples
     from fuzz_layer import run_layer
     from fuzz_module import run_cell, run_module
     from fuzz_runtime import run_runtime
     from native_rows import registered
 
     kinds: dict[str, tuple[Callable[[Draw], None], float]] = {
-        "layer": (run_layer, 0.45),
+        "layer": (run_layer, 0.35),
         "module": (run_module, 0.25),
         "cell": (run_cell, 0.08),
-        "runtime": (run_runtime, 0.22),
+        "samples": (run_samples, 0.08),
+        "members": (run_members, 0.06),
+        "runtime": (run_runtime, 0.18),
     }
     end = time.monotonic() + seconds
     torch.set_num_threads(1)
@@ -94,7 +97,7 @@ def watch(first: int, seconds: float) -> int:
     shares = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     took = time.monotonic() - started
     print(f"{counts.total():,} cases in {took:.0f} s from seed {first} on: {shares}.")
-    print(f"Not compared: {unstable:,} with less than three digits in float32, {edge:,} with a gate at an edge.")
+    print(f"Not compared: {unstable:,} with too few digits in the reference, {edge:,} with a gate at an edge.")
     if unstable + edge > FEW + counts.total() / 50:
         print("That is too many.", file=sys.stderr)
         return 1

@@ -3,11 +3,11 @@
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from fuzz_drawing import Draw, FarGradientError, Moved, check_edges, compare, same_bits
-from native_problem import ISAS, Tensors, multiplies
+from fuzz_drawing import HALVES, Draw, FarGradientError, Moved, check_edges, compare, engine, same_bits
+from native_problem import Tensors, multiplies
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
@@ -115,7 +115,8 @@ def drawn_module(case: Draw) -> LSTM:
             case.size(33), hidden, layers, cell=name, save=save, residual=residual, backend="native", **options
         )
     if "zoneout" in able and case.flag(0.1):
-        module.zoneout = (0.3, 0.1) if "c" in CELLS[name].states else 0.3
+        # Numbers that every dtype has.
+        module.zoneout = (0.25, 0.125) if "c" in CELLS[name].states else 0.25
         module.eval()
     redraw(case, module)
     case.note(module=repr(module), zoneout=module.zoneout)
@@ -144,74 +145,112 @@ def drawn_states(case: Draw, module: LSTM, rows: Sequence[int]) -> list[Tensor]:
     return drawn
 
 
-def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], traced: Call) -> None:
-    """Forward and backward on the engine, twice, and by the reference; ``traced`` is the call with its gates."""
-    names = ["x", *(f"hx{i}" for i in range(len(given) - 1)), *dict(module.named_parameters())]
-    leaves = case.some(names, case.choice([0.2, 0.9])) if case.flag() else names
-    keep, weights = case.flag(), case.randrange(1 << 30)
-    threads, isa = case.choice([1, 1, 2, 4]), case.choice(ISAS)
-    dtype = case.dtype(module.variant, module.hidden_size)
-    module = module.to(dtype)
-    case.note(leaves=leaves, twice=keep, isa=isa, threads=threads, dtype=dtype)
+class Wanted(NamedTuple):
+    """A call of a module: what its results weigh, which leaves want a gradient, and in which dtype it is made."""
 
-    def outcome(layer: Any, tensors: Sequence[Tensor], dtype: torch.dtype, keep: bool) -> Tensors:
-        own = [tensor.detach().to(dtype) for tensor in tensors]
-        by_name = dict(zip(names, [*own, *layer.parameters()], strict=True))
+    call: Call
+    names: Sequence[str]
+    leaves: Sequence[str]
+    seed: int
+    dtype: torch.dtype
+
+    def outcome(self, module: Any, given: Sequence[Tensor], keep: bool = False) -> Tensors:
+        """Results and gradients by name, gradients with a d before them; ``keep`` has them twice."""
+        own = [tensor.detach() for tensor in given]
+        by_name = dict(zip(self.names, [*own, *module.parameters()], strict=True))
         for name, leaf in by_name.items():
-            leaf.requires_grad_(name in leaves)
-        values = call(layer, own)
+            leaf.requires_grad_(name in self.leaves)
+        # Where the reference is asked for half the width, it too is to compute in float32, which autocast does.
+        cast = module.backend == "reference" and own[0].dtype in HALVES
+        with torch.autocast("cpu", self.dtype if cast else None, enabled=cast):
+            values = self.call(module, own)
         found = {name: value.detach() for name, value in values.items()}
         outputs = {name: value for name, value in values.items() if value.requires_grad}
-        generator = torch.Generator().manual_seed(weights)
+        generator = torch.Generator().manual_seed(self.seed)
         # Drawn for all results: which of them depend on a leaf is not the same for every backend.
         drawn = {name: torch.rand(value.shape, generator=generator) * 2 - 1 for name, value in values.items()}
-        pulls = [drawn[name].to(dtype) for name in outputs]
+        pulls = [drawn[name].to(self.dtype).to(own[0].dtype) for name in outputs]
         if not outputs:
             # Nothing depends on anything, which the reference says of no steps, and the engine by zeros.
-            return found | {f"d {name}": torch.zeros_like(by_name[name]) for name in leaves}
+            return found | {f"d {name}": torch.zeros_like(by_name[name]) for name in self.leaves}
 
         def gradients(retain: bool) -> Tensors:
-            inputs, results = [by_name[name] for name in leaves], list(outputs.values())
+            inputs, results = [by_name[name] for name in self.leaves], list(outputs.values())
             ds = torch.autograd.grad(
                 results, inputs, pulls, retain_graph=retain, allow_unused=True, materialize_grads=True
             )
-            return {f"d {name}": d for name, d in zip(leaves, ds, strict=True)}
+            return {f"d {name}": d for name, d in zip(self.leaves, ds, strict=True)}
 
         first = gradients(keep)
         if keep:
             same_bits("a second backward", gradients(False), first)
         return found | first
 
-    laid = [case.layout(tensor.to(dtype)) for tensor in given]
-    former = _native.isa()
-    _native.use_isa(isa)
-    torch.set_num_threads(threads)
-    try:
-        ours = outcome(module, laid, dtype, keep)
+
+def check(case: Draw, module: Any, call: Call, given: Sequence[Tensor], traced: Call) -> None:
+    """Forward and backward on the engine, twice, and by the reference; ``traced`` is the call with its gates."""
+    names = ["x", *(f"hx{i}" for i in range(len(given) - 1)), *dict(module.named_parameters())]
+    leaves = case.some(names, case.choice([0.2, 0.9])) if case.flag() else names
+    dtype = case.dtype(module.variant, module.hidden_size)
+    wanted = Wanted(call, names, leaves, case.randrange(1 << 30), dtype)
+    keep = case.flag()
+    case.note(leaves=leaves, twice=keep, dtype=dtype)
+    module, given = module.to(dtype), [tensor.to(dtype) for tensor in given]
+    with engine(case):
+        laid = [case.layout(tensor) for tensor in given]
+        ours = wanted.outcome(module, laid, keep)
+        alone = without_gradients(wanted, module, laid)
         torch.set_num_threads(1)
         other = copy.deepcopy(module)
         if hasattr(other, "save"):
             other.save = "states" if other.save == "all" else "all"
-        same_bits("layout, threads and save", outcome(other, given, dtype, False), ours)
-    finally:
-        torch.set_num_threads(1)
-        _native.use_isa(former)
+        same_bits("layout, threads and save", wanted.outcome(other, given), ours)
+        if dtype is torch.bfloat16 and _native.multiplies_bfloat16():
+            same_bits("layout and threads without gradients", without_gradients(wanted, other, given), alone)
+        else:
+            same_bits("gradients", alone, {name: ours[name] for name in alone})
+    hold(module, wanted, given, ours, traced)
+
+
+@torch.no_grad()
+def without_gradients(wanted: Wanted, module: Any, given: Sequence[Tensor]) -> Tensors:
+    return wanted.call(module, given)
+
+
+def hold(module: Any, wanted: Wanted, given: Sequence[Tensor], ours: Tensors, traced: Call) -> None:
+    """Hold the results of a call to the reference."""
+    dtype, variant = wanted.dtype, module.variant
+    between = dtype in HALVES and rounds_between(module)
+    if between and (variant.clip is not None or any(gate.squash == "relu" for gate in variant.cell.learned)):
+        # Rounding decides on which side of an edge a gate is, and here it is coarse.
+        ours = {name: value for name, value in ours.items() if not name.startswith("d ")}
+    # In which the neighbours are next to each other.
+    near = dtype if between else torch.float32
 
     def reference(dtype: torch.dtype, seed: int) -> Tensors:
-        move = Moved(seed)
-        peer = copy.deepcopy(module).to(dtype)
+        move, peer = Moved(seed), copy.deepcopy(module).to(near)
+        own = [move(tensor.to(near)) if seed else tensor for tensor in given]
         if seed:
             for parameter in peer.parameters():
                 parameter.data = move(parameter.data)
-        peer.backend = "reference"
-        return outcome(peer, [move(tensor) if seed else tensor for tensor in given], dtype, False)
+        peer.to(dtype).backend = "reference"
+        found = wanted.outcome(peer, [tensor.to(dtype) for tensor in own])
+        return {name: found[name] for name in ours}
 
     try:
-        compare(ours, reference, 3 if multiplies(module.variant) else 2, case.noted["dtype"])
+        compare(ours, reference, 3 if multiplies(variant) else 2, dtype, between=between)
     except FarGradientError:
-        exact = copy.deepcopy(module).double()
+        exact, same = copy.deepcopy(module).double(), copy.deepcopy(module)
         exact.backend = "reference"
+        if dtype in HALVES:
+            same.float()
+        width = next(same.parameters()).dtype
         with torch.no_grad():
-            gates = traced(module, [tensor.to(dtype) for tensor in given])
-            check_edges(gates, traced(exact, [tensor.double() for tensor in given]), module.variant)
+            gates = traced(same, [tensor.to(width) for tensor in given])
+            check_edges(gates, traced(exact, [tensor.double() for tensor in given]), variant)
         raise
+
+
+def rounds_between(module: Any) -> bool:
+    """Whether results are rounded on the way to others: of layers, of steps, and of rows whose sum a gradient is."""
+    return isinstance(module, LSTMCell) or module.num_layers > 1 or module.learned_state

@@ -2,12 +2,13 @@
 
     python tests/native/leaking_calls.py 100000
 
-Forward and backward of a module, of the functional door and of one step, and calls without gradients, in bfloat16 too;
-a stream's and a pool's steps, their opening, closing and states; and calls that are refused. Prints what grew in the
-second half: resident memory, the bytes that malloc has given out, and Python's blocks; and the calls made in it. Exits
-with 1 if resident memory grew by more than a MiB, malloc's by more than a byte for each call, or the blocks by more
-than one for each hundred calls: one block of 32 bytes, or one object, that one of the kinds loses at each call is more.
-The interpreter keeps some hundred blocks for later, so fewer than some 60,000 calls tell nothing.
+Forward and backward of a module, of the functional door and of one step, the gradients of each sample, an ensemble, and
+calls without gradients, in bfloat16 too; a stream's and a pool's steps, their opening, closing and states; and calls
+that are refused. Prints what grew in the second half: resident memory, the bytes that malloc has given out, and
+Python's blocks; and the calls made in it. Exits with 1 if resident memory grew by more than a MiB, malloc's by more
+than a byte for each call, or the blocks by more than one for each hundred calls: one block of 32 bytes, or one object,
+that one of the kinds loses at each call is more. The interpreter keeps some hundred blocks for later, so fewer than
+some 60,000 calls tell nothing.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 from gatewise import LSTM, LSTMCell
 from gatewise.errors import InputError
@@ -84,6 +86,20 @@ def calls() -> list[Callable[[], Any]]:
         result = layer(x, [Direction(state, weights)], cell, lengths=[5, 1, 0], save="states", backend="native")
         torch.autograd.grad(result.y.sum(), [weights.weight_ih, weights.weight_hh])
 
+    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    stacked, _ = stack_module_state([module, module])
+
+    def loss(weights: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return functional_call(module, weights, (x,))[0].sum()
+
+    @torch.no_grad()
+    def sampling() -> None:
+        vmap(grad(loss), (None, 1))(own, x)
+
+    @torch.no_grad()
+    def assembling() -> None:
+        vmap(loss, (0, None))(stacked, x)
+
     def dropped() -> None:
         module(x)  # a graph of which nobody asks the gradient
 
@@ -111,6 +127,8 @@ def calls() -> list[Callable[[], Any]]:
     return [
         backward,
         sparing,
+        sampling,
+        assembling,
         dropped,
         carried,
         inferring,

@@ -11,7 +11,8 @@ import pytest
 HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "c++"))
 KINDS = {
-    "layers": ["forward", "backward", "backward-states"],
+    "layers": ["forward", "backward", "forward-double", "backward-double", "backward-states"],
+    "transforms": ["samples", "members"],
     "modules": ["stack", "stack-rounded", "stack-backward", "stack-states", "cell"],
     "runtime": ["packing", "packing-halved", "whole", "stream", "pool", "opening"],
 }

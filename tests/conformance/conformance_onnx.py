@@ -99,6 +99,7 @@ def build_layer(given: Mapping[str, Tensor], options: Mapping[str, Any]) -> LSTM
         cell="cifg" if coupled else "lstm",
         peephole=P is not None,
         clip=options["clip"],
+        backend="native",
     )
     weights = direction_weights(given, -1 if options["direction"] == "reverse" else 0, coupled)
     state_dict = {f"{kind}_l0": value for kind, value in weights.items()}

@@ -61,8 +61,9 @@ def error_samples(dtype: torch.dtype) -> list[ErrorModuleInput]:
 
 
 def build(sample: ModuleInput, dtype: torch.dtype = torch.float32, **factory: Any) -> LSTM:
+    """Build a layer on the engine, whatever else could serve it, if no other backend is named."""
     constructor = sample.constructor_input
-    return INFO.module_cls(*constructor.args, **{"dtype": dtype} | constructor.kwargs | factory)
+    return INFO.module_cls(*constructor.args, **{"dtype": dtype, "backend": "native"} | constructor.kwargs | factory)
 
 
 def twin(sample: ModuleInput, layer: LSTM) -> nn.LSTM:

@@ -15,6 +15,7 @@ from torch import Tensor
 from gatewise import LSTM
 
 TOLERANCE = 1e-5
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 class Case(NamedTuple):
@@ -109,6 +110,7 @@ def build(case: Case, *, bidirectional: bool = False) -> LSTM:
         batch_first=True,
         bidirectional=bidirectional,
         forget_bias=forget_bias,
+        backend="native",
     )
     forget_rows = slice(case.hidden, 2 * case.hidden)
     with torch.no_grad():

@@ -47,6 +47,7 @@ def test_the_six_are_all_there_are(cases: type[unittest.TestCase]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("isa")
 def test_node(cases: type[unittest.TestCase], name: str) -> None:
     CountingBackend.prepared = []
     result = unittest.TestResult()

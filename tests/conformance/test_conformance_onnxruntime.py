@@ -49,6 +49,7 @@ CASES = [
 @pytest.mark.parametrize("gradient", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.usefixtures("isa")
 def test_equals_onnxruntime(case: Case, layout: int, gradient: bool) -> None:
     feeds = draw(case)
     expected = with_initial_states_of_empty_rows(oracle(case), case, feeds)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-pytestmark = projection_warning
+pytestmark = [projection_warning, pytest.mark.usefixtures("isa")]
 
 
 class Function:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from native_problem import ISAS
+from native_problem import DTYPES
 from native_rows import registered
 
-from gatewise import _native
+from instruction_sets import computed_on, isa
+
+__all__ = ["isa"]  # passed on
 
 # These tensors are tiny, and a team of threads that waits for a busy core takes a hundred times longer.
 torch.set_num_threads(1)
@@ -28,10 +30,9 @@ def rows() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run the test on one instruction set after the other."""
-    former = _native.isa()
-    _native.use_isa(request.param)
-    yield request.param
-    _native.use_isa(former)
+@pytest.fixture(params=DTYPES, ids=lambda pair: f"{pair[0]}-{str(pair[1])[6:]}")
+def dtype(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """Run the test in float32 on one instruction set after the other, and in float64 on one of each family."""
+    isa, dtype = request.param
+    with computed_on(isa):
+        yield dtype

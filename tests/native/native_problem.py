@@ -18,6 +18,9 @@ BACKEND = "native"
 ISAS = _native.available_isas()
 FUSED = [isa for isa in ISAS if isa != "baseline"]
 """Those that multiply and add in one rounding, and agree to the bit."""
+FAMILIES = [*FUSED[:1], "baseline"]
+"""One of those, and the one that does not."""
+DTYPES = [*((isa, torch.float32) for isa in ISAS), *((isa, torch.float64) for isa in FAMILIES)]
 
 Way = Literal["forward", "backward", "both"]
 Tensors = dict[str, Tensor]
@@ -340,4 +343,4 @@ def check_same_bits(ours: Tensors, theirs: Tensors, names: Iterable[str] | None 
 
 
 def bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.int64 if tensor.element_size() == 8 else torch.int32)
+    return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])

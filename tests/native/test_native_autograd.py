@@ -34,6 +34,7 @@ from gatewise.ops import layer as functional
 from gatewise.spec import variant
 
 RAGGED: list[dict[str, Any]] = [{}, {"lengths": LENGTHS, "reset": RESET}]
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 @each_save
@@ -91,7 +92,6 @@ def test_second_derivatives_are_the_references(cell: str, save: str):
 
 @each_save
 @each_cell
-@pytest.mark.usefixtures("isa")
 def test_gradients_are_finite_differences(cell: str, save: str):
     """Of the engine itself, in float64: nothing here goes through the reference."""
     layer = build(cell, save=save).double()

@@ -64,6 +64,7 @@ def step(layer: LSTM, x: Tensor, pieces: dict[str, Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("kind", ["lengths", "reset", "both"])
 @pytest.mark.parametrize("cell", ["lstm", "peephole", "fgr", "slstm", "rnn"])
 @pytest.mark.parametrize("form", list(product((1, 3), (False, True), (False, True))))
+@pytest.mark.usefixtures("isa")
 def test_stacks_are_the_reference(cell: str, kind: str, form: tuple[int, bool, bool], taken: list[bool]):
     layers, bidirectional, batch_first = form
     x, pieces = draw(batch_first), cut(kind, batch_first)
@@ -81,6 +82,7 @@ def test_stacks_are_the_reference(cell: str, kind: str, form: tuple[int, bool, b
     assert_same([y, *state], found[: 1 + len(state)])
 
 
+@pytest.mark.usefixtures("isa")
 def test_they_may_be_changed_between_forward_and_backward():
     ours = native(2, batch_first=True)
     x, expected = draw(True), step(ours, draw(True), cut("both", True))
@@ -95,6 +97,7 @@ def test_they_may_be_changed_between_forward_and_backward():
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.usefixtures("isa")
 def test_second_derivatives(batch_first: bool, taken: list[bool]):
     def twice(backend: str, dtype: torch.dtype) -> list[Tensor]:
         layer = build("peephole", backend, dtype, 2, bidirectional=True, batch_first=batch_first)
@@ -107,6 +110,7 @@ def test_second_derivatives(batch_first: bool, taken: list[bool]):
     assert taken[0]
 
 
+@pytest.mark.usefixtures("isa")
 def test_any_strides_of_both(taken: list[bool]):
     ours = native()
     x, pieces = draw(False), cut("both", False)
@@ -144,6 +148,7 @@ def test_what_is_wrong_is_told(pieces: dict[str, Any], error: type[Exception], s
     assert not any(taken)
 
 
+@pytest.mark.usefixtures("isa")
 def test_other_forms_of_lengths_go_the_long_way(taken: list[bool]):
     ours = native()
     x, lengths = draw(False), cut("lengths", False)["lengths"]

@@ -109,6 +109,7 @@ def test_what_the_engine_cannot_read_does_not_fit(kind: str):
             assert run(parameters, strange(x), state) is None
 
 
+@pytest.mark.usefixtures("isa")
 def test_what_fits_although_it_is_not_contiguous():
     x, padded = draw(T, B, D), torch.full((B, 2 * T, D + 2), torch.nan)
     padded[:, ::2, 1:-1] = x.transpose(0, 1)
@@ -166,6 +167,7 @@ def results(layer: Any, x: Tensor, gradient: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("kind", SWAPPED)
+@pytest.mark.usefixtures("isa")
 def test_what_does_not_fit_goes_the_long_way(kind: str, gradient: bool):
     layer, x = LSTM(D, H, 2, bidirectional=True, backend=BACKEND), draw(T, B, D)
     expected = results(layer, x, gradient)
@@ -224,6 +226,7 @@ def test_the_exchange_is_of_a_version_that_is_understood():
 
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("name", ["lstm", "rnn", "slstm", "fgr", "peephole"])
+@pytest.mark.usefixtures("isa")
 def test_a_step_is_the_reference(name: str, given: bool):
     def step(backend: str, dtype: torch.dtype) -> list[Tensor]:
         torch.manual_seed(0)
@@ -261,6 +264,7 @@ def test_a_step_takes_the_short_way():
 
 
 @pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.usefixtures("isa")
 def test_each_gradient_can_be_had_alone(directions: int):
     layer = LSTM(D, H, 2, bidirectional=directions == 2, backend=BACKEND)
     state = [draw(2 * directions, B, H), draw(2 * directions, B, H).sin()]
@@ -312,6 +316,7 @@ def test_outputs_whose_memory_has_gone_are_an_error(size: int):
 
 
 @pytest.mark.parametrize("kind", ["expanded", "transposed", "negated", "misaligned", "every second"])
+@pytest.mark.usefixtures("isa")
 def test_gradients_come_in_any_memory(kind: str):
     layer, x = LSTM(D, H, backend=BACKEND), draw(T, B, D)
     y, (h, _) = layer(x)

@@ -12,6 +12,7 @@ from gatewise.ops import Direction, Weights, layer
 
 @pytest.mark.parametrize("rows", [1, 17])
 @pytest.mark.parametrize("width", [61435, 61436, 62000])
+@pytest.mark.usefixtures("isa")
 def test_very_deep_sums_count_every_input(width: int, rows: int):
     """There were so many pieces that the first ones were lost."""
     torch.manual_seed(0)
@@ -23,6 +24,7 @@ def test_very_deep_sums_count_every_input(width: int, rows: int):
         assert (ours(x)[0] - exact(x.double())[0]).abs().max() < 1e-4
 
 
+@pytest.mark.usefixtures("isa")
 def test_an_input_that_overlaps_itself_has_its_gradient():
     """The gradient took over strides that only an input may have."""
     torch.manual_seed(0)
@@ -36,6 +38,7 @@ def test_an_input_that_overlaps_itself_has_its_gradient():
     assert (found[0] - found[1]).abs().max() < 1e-6
 
 
+@pytest.mark.usefixtures("isa")
 def test_backward_leaves_the_outputs_alone():
     """Computing the gates again wrote h again, with whatever the weights were by then."""
     ours = LSTM(3, 4, save="states")
@@ -71,6 +74,7 @@ def test_a_state_with_a_part_too_many_is_refused(bad: object):
 
 
 @pytest.mark.parametrize("lengths", [None, [4, 7]], ids=["direct", "lengths"])
+@pytest.mark.usefixtures("isa")
 def test_checkpointing_keeps_nothing_and_computes_the_same(lengths: list[int] | None):
     """What the engine keeps is no tensor: the hooks that should do without it did not see it."""
     torch.manual_seed(0)
@@ -85,6 +89,7 @@ def test_checkpointing_keeps_nothing_and_computes_the_same(lengths: list[int] | 
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
 
 
+@pytest.mark.usefixtures("isa")
 def test_threads_treat_the_smallest_numbers_as_the_caller_does():
     torch.manual_seed(0)
     ours = LSTM(8, 64, cell="rnn-relu", backend="native")
@@ -120,6 +125,7 @@ def test_wide_gradients_of_many_windows_equal_the_narrow_ones():
 
 
 @pytest.mark.parametrize("cell", ["lstm", "cifg"])
+@pytest.mark.usefixtures("isa")
 def test_what_zoneout_lets_pass_costs_no_digit(cell: str):
     """Sums of a step's gradients began with what had passed by the cell, which is larger than what is added to it."""
     problem = draw(cell, 6, 23, 8, 49, noise=("h",))

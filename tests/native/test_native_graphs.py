@@ -56,6 +56,7 @@ def _stepped(layer: LSTM, x: Tensor) -> None:
 
 @each_save
 @pytest.mark.parametrize("change", [_x, _weight, _stepped])
+@pytest.mark.usefixtures("isa")
 def test_what_backward_needs_may_not_change_before_it(change: Callable[[LSTM, Tensor], None], save: str):
     layer = build(save=save)
     x, *state = draw(layer)
@@ -114,6 +115,7 @@ RESULTS: dict[str, Callable[[Any], Tensor]] = {
 
 @each_save
 @pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.usefixtures("isa")
 def test_a_result_changed_in_place_gives_the_right_gradient_or_an_error(name: str, save: str):
     def call(inplace: bool) -> list[Tensor]:
         layer = build(num_layers=1, bidirectional=False, save=save)
@@ -127,6 +129,7 @@ def test_a_result_changed_in_place_gives_the_right_gradient_or_an_error(name: st
 
 
 @each_save
+@pytest.mark.usefixtures("isa")
 def test_lengths_that_grow_before_backward_change_nothing(save: str):
     """In memory that torch does not watch: what was kept is laid out by the lengths of the forward."""
 
@@ -144,6 +147,7 @@ def test_lengths_that_grow_before_backward_change_nothing(save: str):
 
 @each_save
 @pytest.mark.parametrize("name", ["lengths", "reset", "recurrent", "h", "c", "h_0", "c_0"])
+@pytest.mark.usefixtures("isa")
 def test_data_changed_before_backward_gives_the_right_gradient_or_an_error(name: str, save: str):
     def call(change: bool) -> list[Tensor]:
         row, generator = variant("lstm"), torch.Generator().manual_seed(5)
@@ -201,6 +205,7 @@ def _copied(call: Call, *arguments: Tensor) -> Any:
 @each_save
 @pytest.mark.parametrize("way", [_reentrant, _anew, _copied])
 @each_cell
+@pytest.mark.usefixtures("isa")
 def test_saved_tensors_may_be_computed_again_or_kept_elsewhere(cell: str, way: Callable[..., Any], save: str):
     layer = build(cell, save=save)
 
@@ -255,6 +260,7 @@ def test_a_graph_ends_with_its_results(save: str, trace: bool, backward: bool):
 
 @pytest.mark.parametrize("default", [torch.float64, torch.float16])
 @each_save
+@pytest.mark.usefixtures("isa")
 def test_the_default_dtype_does_not_matter(save: str, default: torch.dtype):
     """Else what the engine writes would not fit the memory it is given."""
     layer = build(save=save)
@@ -303,6 +309,7 @@ def test_a_program_may_end_with_graphs(save: str):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.usefixtures("isa")
 def test_other_calls_inside_a_backward():
     """A function of autograd that calls a module, forward and backward, while the backward it stands in waits."""
     inner: list[list[Tensor]] = []

@@ -1,22 +1,22 @@
 """The bits of a row's results depend on nothing but the row: not on its batch, cuts, padding, threads or memory."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from native_problem import FUSED, Outcome, Problem, check_same_bits, draw
-from native_rows import EVERY, ROWS, name_of
+from native_narrow import NARROW, narrow
+from native_problem import DTYPES, FUSED, Outcome, Problem, Tensors, check_same_bits, draw
+from native_rows import EVERY, name_of
 from torch import Tensor
 
-from gatewise import _native
 from gatewise.spec import Cell
+from instruction_sets import computed_on
 
 T, B, D, H = 7, 19, 5, 20
 LENGTHS = (3, 7, 0, 7, 1, 5, 2, 6, 6, 4, 0, 7, 7, 3, 2, 5, 1, 4, 7)
-DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 EVERYTHING: dict[str, Any] = {"reset": "some", "start": True, "noise": ("recurrent", "h", "c")}
 
 CASES: list[tuple[str | Cell, dict[str, Any]]] = [
@@ -27,19 +27,40 @@ CASES: list[tuple[str | Cell, dict[str, Any]]] = [
     ("fgr", EVERYTHING),
     ("rnn", EVERYTHING),
     ("slstm", {"clip": 0.8, "reset": "some", "start": True}),
-    ("lstm", DOUBLE),
-    ("peephole", DOUBLE),
-    (ROWS[1], DOUBLE),
-    ("rnn", {**EVERYTHING, **DOUBLE}),
-    ("fgr", {**EVERYTHING, **DOUBLE}),
-    ("lstm", {"proj_size": 7, "nonrecurrent_proj_size": 3, "clip": 0.8, **EVERYTHING, **DOUBLE}),
-    ("cifg", {"layer_norm": True, "proj_size": 17, **EVERYTHING, **DOUBLE}),
-    ("slstm", {"clip": 0.8, "reset": "some", "start": True, **DOUBLE}),
 ]
 
 
 def show(value: object) -> str:
     return name_of(value) if isinstance(value, str | Cell) else " ".join(value) if isinstance(value, dict) else ""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is computed with; products of bfloat16 are behind float32 tensors, and have no gradients."""
+
+    dtype: torch.dtype
+
+    def draw(self, *arguments: Any, **options: Any) -> Problem:
+        return draw(*arguments, **options, dtype=torch.float32 if self.narrow else self.dtype)
+
+    def run(self, problem: Problem, **options: Any) -> Outcome:
+        return Outcome(narrow(problem, trace=True), {}) if self.narrow else problem.run(**options)
+
+    def forward(self, problem: Problem, *, trace: bool = False) -> Tensors:
+        return narrow(problem, trace=trace) if self.narrow else problem.forward(trace=trace)
+
+    @property
+    def narrow(self) -> bool:
+        return self.dtype == torch.bfloat16
+
+
+@pytest.fixture(
+    params=[*DTYPES, *((isa, torch.bfloat16) for isa in NARROW)], ids=lambda pair: f"{pair[0]}-{str(pair[1])[6:]}"
+)
+def numbers(request: pytest.FixtureRequest) -> Iterator[Numbers]:
+    isa, dtype = request.param
+    with computed_on(isa):
+        yield Numbers(dtype)
 
 
 every_case = pytest.mark.parametrize(("cell", "wanted"), CASES, ids=show)
@@ -58,28 +79,27 @@ def picked(name: str, value: Tensor, which: list[int]) -> Tensor:
 
 
 @every_case
-@pytest.mark.usefixtures("isa")
-def test_other_rows_and_places_in_the_batch(cell: str | Cell, wanted: dict[str, Any]):
-    problem = draw(cell, T, B, D, H, "both", **wanted)
-    whole = problem.run()
+def test_other_rows_and_places_in_the_batch(cell: str | Cell, wanted: dict[str, Any], numbers: Numbers):
+    problem = numbers.draw(cell, T, B, D, H, "both", **wanted)
+    whole = numbers.run(problem)
     for which in CHOICES:
         some = problem.rows(which)
-        ours = some.run()
+        ours = numbers.run(some)
         check_same_bits(ours.values, {name: picked(name, v, which) for name, v in whole.values.items()})
         check_same_bits(
             ours.gradients, {name: picked(name, whole.gradients[name], which) for name in owned(ours)}, owned(ours)
         )
-        check_same_bits(some.forward(), ours.values, some.forward())
+        plain = numbers.forward(some)
+        check_same_bits(plain, ours.values, plain)
 
 
 @every_case
-@pytest.mark.usefixtures("isa")
-def test_padding_and_lengths(cell: str | Cell, wanted: dict[str, Any]):
-    padded = draw(cell, T, B, D, H, "both", lengths=LENGTHS, **wanted)
-    ours = padded.run()
+def test_padding_and_lengths(cell: str | Cell, wanted: dict[str, Any], numbers: Numbers):
+    padded = numbers.draw(cell, T, B, D, H, "both", lengths=LENGTHS, **wanted)
+    ours = numbers.run(padded)
     for length in sorted(set(LENGTHS)):
         which = [b for b, n in enumerate(LENGTHS) if n == length]
-        cut = padded.rows(which).steps(0, length).run()
+        cut = numbers.run(padded.rows(which).steps(0, length))
         for name, value in cut.values.items():
             mine = picked(name, ours.values[name], which)
             check_same_bits({name: mine if "state" in name else mine[:length]}, {name: value})
@@ -90,16 +110,14 @@ def test_padding_and_lengths(cell: str | Cell, wanted: dict[str, Any]):
 
 @every_case
 @pytest.mark.parametrize("way", ["forward", "backward"])
-@pytest.mark.usefixtures("isa")
-def test_cuts_in_time(cell: str | Cell, wanted: dict[str, Any], way: Any):
+def test_cuts_in_time(cell: str | Cell, wanted: dict[str, Any], way: Any, numbers: Numbers):
     # In reverse a reset is one of the step before it, which a cut between the two would part.
     wanted = wanted if way == "forward" else {k: v for k, v in wanted.items() if k not in {"reset", "start"}}
-    problem = draw(cell, T, B, D, H, way, **wanted)
-    whole = problem.run().values
+    problem = numbers.draw(cell, T, B, D, H, way, **wanted)
+    whole = numbers.run(problem).values
     for cuts in ([0, 3, T], list(range(T + 1))):
-        for with_gradient in (False, True):
-            joined = run_in_pieces(problem, cuts, lambda p: p.run().values if with_gradient else p.forward(trace=True))  # noqa: B023 - called at once
-            check_same_bits(joined, whole)
+        check_same_bits(run_in_pieces(problem, cuts, lambda piece: numbers.run(piece).values), whole)
+        check_same_bits(run_in_pieces(problem, cuts, lambda piece: numbers.forward(piece, trace=True)), whole)
 
 
 def run_in_pieces(problem: Problem, cuts: list[int], run: Callable[[Problem], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -124,16 +142,17 @@ DEEP: list[tuple[str, tuple[int, int, int, int], Any]] = [
 
 
 @pytest.mark.parametrize(("cell", "shape", "way"), DEEP, ids=str)
-@pytest.mark.usefixtures("isa")
-def test_cuts_and_rows_where_work_is_done_in_pieces(cell: str, shape: tuple[int, int, int, int], way: Any):
+def test_cuts_and_rows_where_work_is_done_in_pieces(
+    cell: str, shape: tuple[int, int, int, int], way: Any, numbers: Numbers
+):
     """Many steps of few rows, and sums that are too deep for a cache."""
-    problem = draw(cell, *shape, way)
-    whole = problem.run().values
+    problem = numbers.draw(cell, *shape, way)
+    whole = numbers.run(problem).values
     last = shape[0]
     for cuts in ([0, 1, last], [0, last - 2, last - 1, last]):
-        check_same_bits(run_in_pieces(problem, cuts, lambda piece: piece.forward(trace=True)), whole)
+        check_same_bits(run_in_pieces(problem, cuts, lambda piece: numbers.forward(piece, trace=True)), whole)
     for which in ([0], [shape[1] - 1] * 12):
-        some = problem.rows(which).run().values
+        some = numbers.run(problem.rows(which)).values
         check_same_bits(some, {name: picked(name, value, which) for name, value in whole.items()})
 
 
@@ -156,33 +175,35 @@ THREADED: list[tuple[str | Cell, tuple[int, int, int, int], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("cell", "shape", "wanted"), THREADED, ids=show)
-@pytest.mark.usefixtures("isa")
 def test_threads(
-    threads: Callable[[int], None], cell: str | Cell, shape: tuple[int, int, int, int], wanted: dict[str, Any]
+    threads: Callable[[int], None],
+    cell: str | Cell,
+    shape: tuple[int, int, int, int],
+    wanted: dict[str, Any],
+    numbers: Numbers,
 ):
-    problem = draw(cell, *shape, "both", **wanted)
-    alone = problem.run()
+    problem = numbers.draw(cell, *shape, "both", **wanted)
+    alone = numbers.run(problem)
     for count in (2, 3):
         threads(count)
         for save in ("all", "states"):
-            ours = problem.run(save=save)
+            ours = numbers.run(problem, save=save)
             check_same_bits(ours.values, alone.values)
             check_same_bits(ours.gradients, alone.gradients)
-        check_same_bits(problem.forward(), alone.values, problem.forward())
+        plain = numbers.forward(problem)
+        check_same_bits(plain, alone.values, plain)
 
 
 @pytest.mark.skipif(len(FUSED) < 2, reason="this processor has only one instruction set that fuses")
 @every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("hidden", [1, 7, 16, 33])
-def test_instruction_sets_that_fuse(cell: str | Cell, wanted: dict[str, Any], hidden: int):
-    problem = draw(cell, 5, 9, D, hidden, "both", lengths=(5, 0, 3) * 3, **wanted)
-    former, results = _native.isa(), list[Outcome]()
-    try:
-        for isa in FUSED:
-            _native.use_isa(isa)
+def test_instruction_sets_that_fuse(cell: str | Cell, wanted: dict[str, Any], hidden: int, dtype: torch.dtype):
+    problem = draw(cell, 5, 9, D, hidden, "both", lengths=(5, 0, 3) * 3, dtype=dtype, **wanted)
+    results: list[Outcome] = []
+    for isa in FUSED:
+        with computed_on(isa):
             results.append(problem.run())
-    finally:
-        _native.use_isa(former)
     for other in results[1:]:
         check_same_bits(other.values, results[0].values)
         check_same_bits(other.gradients, results[0].gradients)
@@ -209,9 +230,8 @@ def _column_major(v: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("change", [_wide, _second, _batch_major, _column_major])
 @pytest.mark.parametrize(("cell", "wanted"), [*CASES[: len(EVERY) : 5], *CASES[len(EVERY) :]], ids=show)
-@pytest.mark.usefixtures("isa")
-def test_strides(cell: str | Cell, wanted: dict[str, Any], change: Callable[[Tensor], Tensor]):
-    problem = draw(cell, T, B, D, H, "both", **wanted)
+def test_strides(cell: str | Cell, wanted: dict[str, Any], change: Callable[[Tensor], Tensor], dtype: torch.dtype):
+    problem = draw(cell, T, B, D, H, "both", dtype=dtype, **wanted)
     plain = problem.run()
     moved = problem.map(lambda _, tensor: change(tensor))
     moved = replace(moved, cotangents={name: change(value) for name, value in problem.cotangents.items()})
@@ -242,12 +262,12 @@ def test_expanded_tensors(cell: str):
 
 
 @every_case
-@pytest.mark.usefixtures("isa")
-def test_a_call_leaves_nothing_behind(cell: str | Cell, wanted: dict[str, Any]):
+def test_a_call_leaves_nothing_behind(cell: str | Cell, wanted: dict[str, Any], dtype: torch.dtype):
     """Buffers are kept from call to call: other sizes, and NaN in all of them, must not show in the next one."""
-    problem = draw(cell, T, B, D, H, "both", **wanted)
+    problem = draw(cell, T, B, D, H, "both", dtype=dtype, **wanted)
     first = problem.run()
-    draw(cell, T + 2, B + 9, D + 3, H + 13, "both", **wanted).map(lambda _, v: v * torch.nan).run()
+    spoilt = draw(cell, T + 2, B + 9, D + 3, H + 13, "both", dtype=dtype, **wanted)
+    spoilt.map(lambda _, v: v * torch.nan).run()
     draw(cell, 2, 3, 2, 3, "backward").run()
     ours = problem.run()
     check_same_bits(ours.values, first.values)

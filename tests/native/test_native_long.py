@@ -13,7 +13,6 @@ from native_problem import (
     check_one,
     check_same_bits,
     draw,
-    error,
     exact,
     factor_of,
     rounding,
@@ -50,24 +49,22 @@ def check_all(ours: Outcome, truth: Outcome, off: dict[str, float], floor: float
 
 @pytest.mark.parametrize("way", ["forward", "backward"])
 @pytest.mark.parametrize("hidden", [16, 33])
-@pytest.mark.usefixtures("isa")
-def test_a_thousand_steps_are_as_exact_as_torchs(way: Way, hidden: int):
-    problem = draw("lstm", 1000, 3, D, hidden, way)
+def test_a_thousand_steps_are_as_exact_as_torchs(way: Way, hidden: int, dtype: torch.dtype):
+    problem = draw("lstm", 1000, 3, D, hidden, way, dtype=dtype)
     truth = problem.run("reference", torch.float64, trace=False)
-    torchs = problem.run("torch", trace=False)
+    torchs = problem.run("torch", torch.float32, trace=False)
     check_all(problem.run(trace=False), truth, rounding(problem, truth, [torchs]))
 
 
 @pytest.mark.parametrize("cell", STEADY, ids=name_of)
-@pytest.mark.usefixtures("isa")
-def test_long_sequences_are_as_exact_as_the_reference(cell: str | Cell):
-    problem = draw(cell, 200, 3, D, H)
+def test_long_sequences_are_as_exact_as_the_reference(cell: str | Cell, dtype: torch.dtype):
+    problem = draw(cell, 200, 3, D, H, dtype=dtype)
     check_all(problem.run(), exact(problem), rounding(problem), factor=factor_of(problem.variant))
 
 
-@pytest.mark.usefixtures("isa")
-def test_long_padded_sequences_with_restarts():
-    problem = draw("lstm", 300, B, 3, 7, "both", lengths=(300, 3, 0, 299, 150, 1, 77, 300, 8), reset="some", start=True)
+def test_long_padded_sequences_with_restarts(dtype: torch.dtype):
+    lengths = (300, 3, 0, 299, 150, 1, 77, 300, 8)
+    problem = draw("lstm", 300, B, 3, 7, "both", lengths=lengths, reset="some", start=True, dtype=dtype)
     check(problem, problem.run())
 
 
@@ -103,9 +100,10 @@ SATURATED: list[tuple[str | Cell, dict[str, Any]]] = [
 @pytest.mark.parametrize("size", [50.0, 1e30])
 @pytest.mark.parametrize("signs", SIGNS)
 @pytest.mark.parametrize(("cell", "options"), SATURATED, ids=show)
-@pytest.mark.usefixtures("isa")
-def test_gates_saturated_by_their_biases(cell: str | Cell, options: dict[str, Any], size: float, signs: str):
-    problem = pushed(cell, size, signs, **options)
+def test_gates_saturated_by_their_biases(
+    cell: str | Cell, options: dict[str, Any], size: float, signs: str, dtype: torch.dtype
+):
+    problem = pushed(cell, size, signs, **options).to(dtype)
     ours = problem.run()
     check_all(ours, exact(problem), rounding(problem), floor_of(size), factor=3)
     check_same_bits(problem.run(save="states").gradients, ours.gradients)
@@ -118,22 +116,21 @@ def floor_of(size: float) -> float:
 
 @pytest.mark.parametrize("size", [50.0, 1e30])
 @pytest.mark.parametrize("cell", [*BOUNDED], ids=name_of)
-@pytest.mark.usefixtures("isa")
-def test_gates_saturated_by_the_input(cell: str | Cell, size: float):
+def test_gates_saturated_by_the_input(cell: str | Cell, size: float, dtype: torch.dtype):
     problem = draw(cell, 5, B, D, H, "both").map(lambda name, tensor: tensor * size if name == "x" else tensor)
+    problem = problem.to(dtype)
     check_all(problem.run(), exact(problem), rounding(problem), floor_of(size), factor=3)
 
 
 @every_cell
-@pytest.mark.usefixtures("isa")
-def test_gradients_of_any_size(cell: str | Cell):
-    """Cotangents of 1e-30 and of 1e30: nothing overflows on the way, nothing is flushed to zero."""
-    problem = draw(cell, 5, B, D, H, "both")
-    truth = exact(problem).gradients
-    for size in (2.0**-100, 2.0**100):
+def test_gradients_of_any_size(cell: str | Cell, dtype: torch.dtype):
+    """Cotangents of 1e-30 and of 1e30, or as far out in float64: nothing overflows on the way or is flushed to zero."""
+    problem = draw(cell, 5, B, D, H, "both", dtype=dtype)
+    truth, far = exact(problem).gradients, 2.0 ** {torch.float32: 100, torch.float64: 900}[dtype]
+    for size in (1 / far, far):
         scaled = Problem(**{**vars(problem), "cotangents": {n: v * size for n, v in problem.cotangents.items()}})
         for name, gradient in scaled.run().gradients.items():
-            assert error(gradient / size, truth[name]) <= 4e-6 * scale(truth[name]), name
+            check_one(name, gradient / size, truth[name], 4e-6 * scale(truth[name]))
 
 
 WITH: list[tuple[Option, dict[str, Any]]] = [
@@ -146,9 +143,8 @@ SPOILT = [(cell, options) for needed, options in WITH for cell in EVERY if neede
 
 
 @pytest.mark.parametrize(("cell", "options"), SPOILT, ids=show)
-@pytest.mark.usefixtures("isa")
-def test_a_nan_stays_in_its_row(cell: str | Cell, options: dict[str, Any]):
-    problem = draw(cell, 5, B, D, H, "both", **options)
+def test_a_nan_stays_in_its_row(cell: str | Cell, options: dict[str, Any], dtype: torch.dtype):
+    problem = draw(cell, 5, B, D, H, "both", dtype=dtype, **options)
     clean, own = problem.run(), {"x", *(name for name in exact(problem).gradients if "state" in name)}
     for row in (0, 4, 8):
         x = problem.x.clone()
@@ -171,10 +167,9 @@ def test_a_nan_stays_in_its_row(cell: str | Cell, options: dict[str, Any]):
 
 
 @every_cell
-@pytest.mark.usefixtures("isa")
-def test_where_the_reference_has_nan_or_infinity(cell: str | Cell):
+def test_where_the_reference_has_nan_or_infinity(cell: str | Cell, dtype: torch.dtype):
     """Infinities of both signs and NaN at some inputs and states: the same places, the same signs."""
-    problem = draw(cell, 3, B, D, H)
+    problem = draw(cell, 3, B, D, H, dtype=dtype)
     x, (h, *rest) = problem.x.clone(), problem.directions[0].state
     for row, value in ((0, torch.inf), (3, -torch.inf), (7, torch.nan)):
         x[1, row, row % D] = value
@@ -190,11 +185,11 @@ def test_where_the_reference_has_nan_or_infinity(cell: str | Cell):
 
 
 @every_cell
-@pytest.mark.usefixtures("isa")
-def test_subnormal_numbers(cell: str | Cell):
-    problem = draw(cell, 5, B, D, H, "both").map(
+def test_subnormal_numbers(cell: str | Cell, dtype: torch.dtype):
+    size = {torch.float32: 1e-40, torch.float64: 1e-310}[dtype]
+    problem = draw(cell, 5, B, D, H, "both", dtype=dtype).map(
         lambda name, tensor: (
-            tensor * 1e-40 if name == "x" or "bias" in name or name in {"state.h", "state.c"} else tensor
+            tensor * size if name == "x" or "bias" in name or name in {"state.h", "state.c"} else tensor
         )
     )
     check(problem, problem.run())

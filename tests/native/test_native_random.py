@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_problem import Problem, check, check_same_bits, draw, exact, singles
+from native_problem import Problem, check, check_same_bits, draw, exact, multiplies, singles
 from native_rows import EVERY, name_of, row_of
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from gatewise.spec import Cell
 
 # The instruction set is set for a whole test, not changed by an example.
 ON_EVERY_ISA = [HealthCheck.function_scoped_fixture]
+EXAMPLES = 16
 
 
 @st.composite
@@ -27,6 +28,7 @@ def problems(draws: st.DrawFn, cell: str | Cell) -> Problem:
         "reset": draws(st.sampled_from([None, "some", "first", "all"])),
         "lengths": draws(st.none() | st.tuples(*[st.integers(0, T)] * B)),
         "seed": draws(st.integers(0, 999)),
+        "dtype": draws(st.sampled_from([torch.float32, torch.float64])),
     }
     able = row_of(cell).options
     masks = st.sampled_from(["recurrent", "h", "c", "expected"] if "zoneout" in able else ["recurrent"])
@@ -48,7 +50,7 @@ def layouts(draws: st.DrawFn, tensor: Tensor) -> Tensor:
     steps = [draws(st.integers(1, 2)) for _ in order]
     offset = draws(st.integers(0, 3))
     moved = tensor.permute(order)
-    memory = torch.full((offset + moved.numel() * math.prod(steps),), torch.nan)
+    memory = torch.full((offset + moved.numel() * math.prod(steps),), torch.nan, dtype=tensor.dtype)
     wide = memory[offset:].view([n * step for n, step in zip(moved.shape, steps, strict=True)])
     view = wide[tuple(slice(None, None, step) for step in steps)]
     view.copy_(moved)
@@ -57,12 +59,14 @@ def layouts(draws: st.DrawFn, tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("cell", EVERY, ids=name_of)
 @pytest.mark.usefixtures("isa")
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=ON_EVERY_ISA)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=ON_EVERY_ISA)
 @given(data=st.data())
 def test_equals_the_reference(cell: str | Cell, data: st.DataObject):
     problem = data.draw(problems(cell))
     # Not the cached ones: there is no end of these problems.
-    truth, peers = exact.__wrapped__(problem), singles.__wrapped__(problem)
+    truth = exact.__wrapped__(problem)
+    # Among so many examples there is one where three moves of the arguments say too little of what rounding does.
+    peers = singles.__wrapped__(problem, neighbours=8 * multiplies(problem.variant))
     moved = problem.map(lambda name, tensor: data.draw(layouts(tensor), label=name))
     ours = moved.run()
     check(problem, ours, truth, peers)
@@ -73,7 +77,7 @@ def test_equals_the_reference(cell: str | Cell, data: st.DataObject):
 
 @pytest.mark.parametrize("cell", EVERY, ids=name_of)
 @pytest.mark.usefixtures("isa")
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=ON_EVERY_ISA)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=ON_EVERY_ISA)
 @given(data=st.data())
 def test_a_choice_of_rows_has_the_bits_of_the_whole(cell: str | Cell, data: st.DataObject):
     problem = data.draw(problems(cell).filter(lambda problem: problem.x.shape[1] > 0))

@@ -6,6 +6,7 @@ float32 peer.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -95,14 +96,23 @@ ARGUMENTS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("ragged", [False, True], ids=["whole", "lengths"])
 @pytest.mark.parametrize(("save", "arguments"), ARGUMENTS, ids=str)
+@pytest.mark.usefixtures("isa")
 def test_the_loss_curve_is_torchs(save: str, arguments: dict[str, Any], ragged: bool):
-    def theirs() -> nn.Module:
-        return nn.LSTM(D, H, 2, **arguments)
-
     ours = trained(lambda: LSTM(D, H, 2, **arguments, save=save, backend=BACKEND), ragged)
-    assert_near(ours, trained(theirs, ragged), trained(theirs, ragged, torch.float64))
+    assert_near(ours, *torchs(tuple(arguments.items()), ragged))
 
 
+@cache
+def torchs(arguments: tuple[tuple[str, Any], ...], ragged: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """What torch's layer ends with in float32 and in float64, for all instruction sets at once."""
+
+    def make() -> nn.Module:
+        return nn.LSTM(D, H, 2, **dict(arguments))
+
+    return trained(make, ragged), trained(make, ragged, torch.float64)
+
+
+@pytest.mark.usefixtures("isa")
 def test_the_seed_of_dropout_gives_torchs_curve():
     """The masks between the layers are drawn from the same generator in the same order."""
 
@@ -113,28 +123,42 @@ def test_the_seed_of_dropout_gives_torchs_curve():
     assert_near(ours, peer, peer)
 
 
-CELLS: list[tuple[str, dict[str, Any]]] = [
-    ("peephole", {"layer_norm": True, "proj_size": 8, "nonrecurrent_proj_size": 4}),
-    ("cifg", {"clip": 3.0}),
-    ("slstm", {}),
-    ("fgr", {}),
-]
+CELLS: dict[str, dict[str, Any]] = {
+    "peephole": {"layer_norm": True, "proj_size": 8, "nonrecurrent_proj_size": 4},
+    "cifg": {"clip": 3.0},
+    "slstm": {},
+    "fgr": {},
+}
 
 
-@pytest.mark.parametrize(("cell", "options"), CELLS, ids=str)
-def test_the_loss_curve_of_other_cells_is_the_references(cell: str, options: dict[str, Any]):
-    def make(backend: str) -> Callable[[], nn.Module]:
-        return lambda: LSTM(D, H, 2, cell=cell, **options, backend=backend)
+def rate_of(cell: str) -> float:
+    """Layer norm divides by a deviation that may be small.
 
-    # Layer norm divides by a deviation that may be small. At the full rate each step multiplies the last one's rounding
-    # by ten, and how far any float32 run ends from the truth is luck; at a fifth of it runs stay within 1e-5.
-    normed = "layer_norm" in options
-    rate = RATE / 5 if normed else RATE
-    ours = trained(make(BACKEND), True, rate=rate)
-    truth = trained(make("reference"), True, torch.float64, rate=rate)
-    moves = [None, -torch.inf, 0.0, torch.inf] if normed else [None]
-    peers = [trained(make("reference"), True, toward=move, rate=rate) for move in moves]
+    At the full rate each step multiplies the last one's rounding by ten, and how far any float32 run ends from the
+    truth is luck; at a fifth of it runs stay within 1e-5.
+    """
+    return RATE / 5 if "layer_norm" in CELLS[cell] else RATE
+
+
+def maker(cell: str, backend: str) -> Callable[[], nn.Module]:
+    return lambda: LSTM(D, H, 2, cell=cell, **CELLS[cell], backend=backend)
+
+
+@cache
+def references(cell: str) -> tuple[Tensor, Tensor]:
+    """The losses in float64, and how far the reference's in float32 have been from them by then."""
+    make, rate = maker(cell, "reference"), rate_of(cell)
+    truth = trained(make, True, torch.float64, rate=rate)[0]
+    moves = [None, -torch.inf, 0.0, torch.inf] if "layer_norm" in CELLS[cell] else [None]
+    peers = [trained(make, True, toward=move, rate=rate)[0] for move in moves]
+    return truth, torch.stack([(peer - truth).abs() for peer in peers]).amax(0).cummax(0).values
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.usefixtures("isa")
+def test_the_loss_curve_of_other_cells_is_the_references(cell: str):
     # The losses alone: some of these cells' weights hardly matter, and AdamW makes steps of their rounding. Each is
     # held to what the peers had lost by then.
-    lost = torch.stack([(peer[0] - truth[0]).abs() for peer in peers]).amax(0).cummax(0).values
-    assert ((ours[0] - truth[0]).abs() <= (2 * lost).clamp(min=1e-6 * truth[0].max().item())).all()
+    truth, lost = references(cell)
+    ours = trained(maker(cell, BACKEND), True, rate=rate_of(cell))[0]
+    assert ((ours - truth).abs() <= (2 * lost).clamp(min=1e-6 * truth.max().item())).all()

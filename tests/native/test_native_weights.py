@@ -24,6 +24,7 @@ STACK: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
 NAMES = list(LSTM(D, H, **STACK).state_dict())
 # One step of one row and a few of a few take the direct path; the last is large enough for any other.
 SIZES = [(1, 1), (3, 2), (20, 9)]
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 def build(**options: Any) -> LSTM:

@@ -27,6 +27,7 @@ from bench.cases import MALLOC, PEERS, SUITES, THREADS, Case, cases
 from bench.foreign import missing
 from bench.machine import machine, processors, versions
 from bench.measure import quartiles
+from bench.options import destination, positive, thread_counts
 from bench.rows import Row
 from bench.table import markdown
 
@@ -76,7 +77,6 @@ def main() -> int:
         "rows": [row.to_json() for row in rows],
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(markdown(report), end="")
     return int(any(row.status not in {"ok", "missing"} for row in rows))
@@ -168,28 +168,14 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--suite", choices=SUITES, default="standard", help="about 1 and 11 minutes, and hours; standard by default")
     add("--filter", metavar="REGEX", default="", help="only the cases in whose name it is found; see --list")
-    add("--rounds", metavar="N", type=_positive, help="rounds of turns, instead of the suite's own number")
-    add("--threads", metavar="N[,N]", type=_threads, default=THREADS, help="numbers of threads (default: 1,2)")
+    add("--rounds", metavar="N", type=positive, help="rounds of turns, instead of the suite's own number")
+    add("--threads", metavar="N[,N]", type=thread_counts, default=THREADS, help="numbers of threads (default: 1,2)")
     add("--malloc", metavar="NAME[,NAME]", type=_settings, default=tuple(MALLOC), help=f"of {', '.join(MALLOC)}")
-    add("--json", metavar="PATH", type=Path, help="where to write all figures")
+    add("--json", metavar="PATH", type=destination, help="where to write all figures")
     add("--backend", default="native", help="ours; another than native is for looking at the bench itself")
     add("--list", action="store_true", help="list the cases and their peers, measure nothing")
     add("--table", metavar="PATH", type=Path, help="print the table of a JSON written before, measure nothing")
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _threads(text: str) -> tuple[int, ...]:
-    numbers = {int(part) for part in text.split(",")}
-    if not numbers <= set(THREADS):
-        raise argparse.ArgumentTypeError(f"the cases are for {', '.join(map(str, THREADS))}, got {text!r}")
-    return tuple(sorted(numbers))
 
 
 def _settings(text: str) -> tuple[str, ...]:

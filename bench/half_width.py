@@ -10,7 +10,6 @@ whose results differ is refused. The step of a stream whose weights are bfloat16
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import torch
 from torch import nn
 
 from bench.measure import quartiles, take_turns
+from bench.options import destination, in_turns
 from bench.problem import Results
 from bench.runtime import Measured, table
 from bench.samples import Timed
@@ -61,7 +61,6 @@ def main() -> None:
                 errors[what] = error
     if options.json:
         report = {"rows": [row._asdict() for row in rows], "errors": [error._asdict() for error in errors.values()]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     products = f"{'with' if engine().bfloat16 else 'without'} products of bfloat16"
     print(f"{table(rows, f'threads as said; {products}')}\n\n{_table_of(list(errors.values()))}")
@@ -168,13 +167,8 @@ def _table_of(errors: Sequence[Errors]) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m bench.half_width", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--threads", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2], metavar="N[,N]")
-    add("--rounds", type=int, default=7, metavar="N", help="rounds of turns (default: 7)")
-    add("--json", metavar="PATH", type=Path, help="where to write all figures")
+    parser = in_turns("bench.half_width", __doc__)
+    parser.add_argument("--json", metavar="PATH", type=destination, help="where to write all figures")
     return parser.parse_args()
 
 

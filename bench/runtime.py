@@ -23,6 +23,7 @@ import torch
 
 from bench.machine import machine, versions
 from bench.measure import quartiles, take_turns
+from bench.options import destination
 from gatewise import runtime
 from gatewise.format import Lstm, ModelFile, save_model
 
@@ -68,7 +69,7 @@ class Caller:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.runtime", description=__doc__)
-    parser.add_argument("--json", metavar="PATH", type=Path, help="where to write all figures")
+    parser.add_argument("--json", metavar="PATH", type=destination, help="where to write all figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [*steps(64, {"onnxruntime": "≥ 8", "onnxruntime, bound": "≥ 5", "torch": "≥ 50"})]

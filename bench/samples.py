@@ -26,6 +26,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from bench import memory
 from bench.loop import loop
 from bench.measure import quartiles, take_turns
+from bench.options import in_turns
 from gatewise import LSTM
 from gatewise.spec import Variant
 
@@ -212,12 +213,8 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m bench.samples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = in_turns("bench.samples", __doc__)
     add = parser.add_argument
-    add("--threads", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2], metavar="N[,N]")
-    add("--rounds", type=int, default=7, metavar="N", help="rounds of turns (default: 7)")
     add("--filter", default="", metavar="TEXT", help="only the problems with this in their names")
     add("--memory", action="store_true", help="measure memory instead of time")
     add("--peak", metavar="PEER", help="print the bytes of one of them; for --memory")

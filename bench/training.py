@@ -23,6 +23,7 @@ import torch
 
 from bench.machine import busy
 from bench.measure import quartiles
+from bench.options import destination
 from bench.runtime import Measured, table
 from bench.training_loop import Cost, cost
 
@@ -46,7 +47,6 @@ def main() -> None:
         said[name], measured = cases[name]()
         rows += measured
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         report = {"rows": [row._asdict() for row in rows], "said": said}
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     print("\n\n".join([table(rows, "threads as said"), *(text for name in said for text in _told(name, said[name]))]))
@@ -164,7 +164,7 @@ def _arguments() -> argparse.Namespace:
     add("--steps", metavar="N", type=int, default=500, help="of M4 hourly, in hundreds (default: 500)")
     add("--threads", metavar="N", type=int, default=2, help="of each side of M4 hourly (default: 2)")
     add("--rounds", metavar="N", type=int, default=1, help="turns of M4 hourly; of the processes twice as many and one")
-    add("--json", metavar="PATH", type=Path, help="where to write all figures")
+    add("--json", metavar="PATH", type=destination, help="where to write all figures")
     return parser.parse_args()
 
 

@@ -170,6 +170,8 @@ def main() -> None:
     bits, cases, python = Path(sys.argv[1], "bits"), Path(sys.argv[2]), Path(sys.argv[3]).absolute()
     if platform.machine() != "x86_64":
         sys.exit("make test-old-cpus runs on x86-64 processors.")
+    if not python.exists():
+        sys.exit(f"make test-old-cpus: there is no {python} (OLD_CPUS_PYTHON).")
     print(check_instructions(bits, bits.parent / "libgatewise_engine.a"))
     print(check_refusal(bits))
     print(check_wheel(python))

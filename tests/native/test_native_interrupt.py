@@ -93,8 +93,8 @@ print(json.dumps([outcome, waited, same(again, before), bool(trained.weight_ih_l
 )
 
 
-def in_process(  # noqa: PLR0917 - in the order of the script
-    code: str, threads: int, gradient: bool, save: str, cell: str, dtype: str = "float32", hidden: int = 8
+def in_process(
+    code: str, threads: int, gradient: bool, save: str, cell: str, *, dtype: str = "float32", hidden: int = 8
 ) -> Any:
     arguments = json.dumps([BACKEND, threads, gradient, save, cell, dtype, hidden])
     command = [sys.executable, "-c", code, arguments]
@@ -113,15 +113,15 @@ def in_process(  # noqa: PLR0917 - in the order of the script
     ],
 )
 def test_control_c_ends_a_long_call(threads: int, gradient: bool, save: str, cell: str, dtype: str):
-    check_interrupted(threads, gradient, save, cell, dtype)
+    check_interrupted(threads, gradient, save, cell, dtype=dtype)
 
 
 def test_control_c_ends_a_call_whose_steps_threads_share():
     check_interrupted(2, False, "all", "lstm", hidden=96)
 
 
-def check_interrupted(*arguments: Any, **sizes: int) -> None:
-    outcome, waited, same, trains = in_process(INTERRUPT, *arguments, **sizes)
+def check_interrupted(*arguments: Any, **options: Any) -> None:
+    outcome, waited, same, trains = in_process(INTERRUPT, *arguments, **options)
     assert outcome == "KeyboardInterrupt"
     assert waited < 1
     assert same
